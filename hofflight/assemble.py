@@ -1,0 +1,92 @@
+"""The one place that builds a running system from settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+
+from hofflight.clock import SystemClock
+from hofflight.engine.app import App
+from hofflight.engine.embedded import Engine
+from hofflight.errors import StoreFormat
+from hofflight.eventlog.local import LocalLog, LogReader, SyncThread
+from hofflight.eventlog.lock import StoreLock
+from hofflight.features.registry import Registry
+from hofflight.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from hofflight.clock import Clock
+    from hofflight.eventlog.protocol import EventLog
+
+STORE_FORMAT = 1
+
+
+class Store:
+    """Where things are in a store directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.mark = path / "hofflight.json"
+        self.lock = path / "lock"
+        self.registry = path / "registry.sqlite"
+        self.log = path / "log"
+        self.snapshots = path / "snapshots"
+
+    def require(self, *, create: bool) -> None:
+        """Check that the directory is a store of this release, making one if it may.
+
+        Raises: StoreFormat (HOF-503).
+        """
+        if self.mark.exists():
+            found = orjson.loads(self.mark.read_bytes()).get("format")
+            if found != STORE_FORMAT:
+                msg = f"the store has format {found}, this release reads {STORE_FORMAT}"
+                raise StoreFormat(msg, hint="upgrade hofflight")
+            return
+        is_empty = not self.path.exists() or not any(self.path.iterdir())
+        if not create or not is_empty:
+            msg = f"{self.path.name!r} is not a store"
+            raise StoreFormat(msg, hint="name an empty or new directory, or a store")
+        self.path.mkdir(parents=True, mode=0o700, exist_ok=True)
+        self.mark.write_bytes(orjson.dumps({"format": STORE_FORMAT}))
+
+
+def open_store(
+    path: str | Path, *, settings: Settings | None = None, clock: Clock | None = None
+) -> App:
+    """Open a store directory for writing in this process, making it if it is new.
+
+    Raises: StoreLocked (HOF-501), StoreFormat (HOF-503), LogCorrupt (HOF-502).
+    """
+    settings = settings or load_settings()
+    clock = clock or SystemClock()
+    store = Store(Path(path))
+    store.require(create=True)
+    lock = StoreLock(store.lock)
+    sync = SyncThread(settings.log)
+    registry = Registry(store.registry)
+
+    def open_log(stream: str) -> EventLog:
+        return LocalLog(store.log / stream, sync, settings.log)
+
+    def on_close() -> None:
+        sync.stop()
+        registry.close()
+        lock.release()
+
+    engine = Engine(registry, open_log, store.snapshots, clock, settings.engine)
+    return App(engine, clock, announce=lock.announce, on_close=on_close)
+
+
+def read_store(path: str | Path) -> tuple[Registry, dict[str, LogReader]]:
+    """Open a store for reading beside whoever writes it: its registry and its logs by name.
+
+    Raises: StoreFormat (HOF-503).
+    """
+    store = Store(Path(path))
+    store.require(create=False)
+    names = sorted(p.name for p in store.log.iterdir()) if store.log.exists() else []
+    registry = Registry(store.registry, read_only=True)
+    return registry, {name: LogReader(store.log / name) for name in names}

@@ -1,0 +1,165 @@
+"""`hof.open`: the engine called in this process, without any network."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from hofflight.errors import BadMetadata, HofError, NoAnswer, NotSupported, by_code
+from hofflight.eventlog.protocol import Answer, Request
+from hofflight.features.view import declare_view
+from hofflight.wire.envelope import OK
+from hofflight.wire.ipc import encode_batch, join_message
+from hofflight.wire.rows import to_batch
+from hofflight.wire.vector import Vector, vector_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from hofflight.clock import Clock
+    from hofflight.engine.embedded import Engine
+    from hofflight.eventlog.protocol import Served
+    from hofflight.features.group import FeatureGroup
+    from hofflight.features.registry import GroupRecord
+    from hofflight.features.view import View
+    from hofflight.wire.rows import Rows
+
+
+class App:
+    """A store opened for serving: register groups, make views, ask for vectors.
+
+    Thread-safe. Use it as a context manager, or call `close`: a store that was not closed is
+    recovered from its log at the next start.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        *,
+        announce: Callable[[str], None],
+        on_close: Callable[[], None],
+    ) -> None:
+        self.engine = engine
+        self.announce = announce
+        self._clock = clock
+        self._on_close = on_close
+        self._closed = False
+
+    def __enter__(self) -> App:
+        """Nothing to do: the store is open."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the store."""
+        self.close()
+
+    def register(self, group: FeatureGroup, *, module: str = "") -> GroupRecord:
+        """Keep a group version (code, hash, schemas) and serve it.
+
+        `module` is where its code can be imported from again; a function knows its own.
+
+        Raises: VersionChanged (HOF-107), MissingFunction (HOF-106).
+        """
+        if not module and group.function is not None:
+            module = group.function.__module__
+        created_us = self._clock.wall_us()
+        record = self.engine.registry.save_group(group, module=module, created_us=created_us)
+        self.engine.load(group)
+        return record
+
+    def view(
+        self, name: str, version: int, features: Sequence[str], labels: Sequence[str] = ()
+    ) -> View:
+        """Declare an ordered list of features, such as `["card_tx.*"]`, under a name and version.
+
+        Raises: InvalidView (HOF-108), VersionChanged (HOF-107), UnknownView (HOF-201).
+        """
+        view = declare_view(name, version, features, labels, self.engine.group)
+        self.engine.registry.save_view(view, created_us=self._clock.wall_us())
+        return view
+
+    def views(self) -> list[Served]:
+        """Every view that can be asked for, implicit ones included."""
+        return self.engine.views()
+
+    def vector(
+        self,
+        view: str,
+        rows: Rows,
+        *,
+        keys: Mapping[str, Any] | None = None,
+        version: int | None = None,
+        deadline_ms: int | None = None,
+        store: bool = True,
+        request_id: bytes | uuid.UUID | None = None,
+    ) -> Vector:
+        """Take raw rows in and give their feature vectors, one row per row, same order.
+
+        With `store=False` each row is answered as if it came next, and nothing of it is kept.
+
+        Raises: BadRequest (HOF-2xx), Refused (HOF-3xx), Indefinite (HOF-4xx).
+        """
+        if keys:
+            msg = "keys= asks for stored features, and no view here has any"
+            raise NotSupported(msg)
+        served = self.engine.bind(view, version)
+        answer = self._ask(served, rows, deadline_ms, request_id, store=store, wants_answer=True)
+        message = pa.py_buffer(join_message(answer.head, answer.body))
+        return vector_of(pa.ipc.read_record_batch(message, served.output_schema), answer.meta)
+
+    def ingest(
+        self, group: str, rows: Rows, *, request_id: bytes | uuid.UUID | None = None
+    ) -> int:
+        """Take events in without an answer (warm-up, backfill); the number of rows taken.
+
+        Raises: BadRequest (HOF-2xx), Refused (HOF-3xx), Indefinite (HOF-4xx).
+        """
+        served = self.engine.bind(group, None)
+        batch = to_batch(rows, served.input_schema)
+        self._ask(served, batch, None, request_id, store=True, wants_answer=False)
+        return batch.num_rows  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Finish what is under way, write snapshots and let go of the store."""
+        if not self._closed:
+            self._closed = True
+            self.engine.close()
+            self._on_close()
+
+    def _ask(
+        self, served: Served, rows: Rows, deadline_ms: int | None,
+        request_id: bytes | uuid.UUID | None, *, store: bool, wants_answer: bool,
+    ) -> Answer:  # fmt: skip
+        head, body = encode_batch(to_batch(rows, served.input_schema))
+        future: Future[Answer] = Future()
+        deadline_s = None if deadline_ms is None else self._clock.monotonic_s() + deadline_ms / 1e3
+        request = Request(
+            served, head, body, _id_bytes(request_id), future.set_result, deadline_s, store,
+            wants_answer,
+        )  # fmt: skip
+        self.engine.submit([request])
+        try:
+            answer = future.result(None if deadline_ms is None else deadline_ms / 1e3)
+        except TimeoutError:
+            msg = f"no answer within {deadline_ms} ms"
+            raise NoAnswer(msg, hint="ask again with the same request id") from None
+        meta = answer.meta
+        if meta.code != OK:
+            error = by_code().get(meta.code, HofError)
+            raise error(meta.error, hint=meta.hint, retry_after_ms=meta.retry_after_ms)
+        return answer
+
+
+def _id_bytes(request_id: bytes | uuid.UUID | None) -> bytes:
+    if request_id is None:
+        return os.urandom(16)
+    raw = request_id.bytes if isinstance(request_id, uuid.UUID) else request_id
+    if not isinstance(raw, bytes) or len(raw) != 16:  # noqa: PLR2004 a request id has 16 bytes
+        msg = f"a request id is 16 bytes or a UUID, got {request_id!r}"
+        raise BadMetadata(msg)
+    return raw

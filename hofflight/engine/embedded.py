@@ -1,0 +1,266 @@
+"""The embedded engine: a worker in this very process, one log per (group, input schema)."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hofflight.engine.lane import FunctionWatch, Lane
+from hofflight.engine.replies import refusal
+from hofflight.engine.runner import Runner
+from hofflight.engine.snapshot import SnapshotWriter, load_snapshot
+from hofflight.engine.turn import EngineCounters, Stream
+from hofflight.errors import CodeNotLoaded, StorageFailed, TransformTimeout, UnknownView, Wedged
+from hofflight.eventlog.protocol import Entry, EntryMeta, Served
+from hofflight.features.view import View, implicit_view
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from hofflight.clock import Clock
+    from hofflight.eventlog.protocol import EventLog, Request
+    from hofflight.features.group import FeatureGroup
+    from hofflight.features.registry import Registry
+    from hofflight.settings import EngineSettings
+
+_KEYS_PER_TURN = 4  # 4 keys of about 20 us each between two turns: snapshots never stop serving
+
+
+@dataclass(slots=True)
+class _Work:
+    """A stream, the lock that makes one thread work it, and its lane if functions are opaque."""
+
+    stream: Stream
+    lock: threading.RLock
+    watch: FunctionWatch
+    lane: Lane | None = None
+    writers: list[SnapshotWriter] | None = None
+    snapshot_number: int = 0
+
+
+class Engine:
+    """Answers requests for every loaded group. `submit` is thread-safe.
+
+    Groups of expressions are worked on the caller's thread; groups with functions on a thread of
+    their own, watched: a function that hangs past `transform_timeout_ms` wedges its group alone.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        open_log: Callable[[str], EventLog],
+        snapshots: Path,
+        clock: Clock,
+        settings: EngineSettings,
+    ) -> None:
+        self.registry = registry
+        self.counters = EngineCounters()
+        self._open_log = open_log
+        self._snapshots = snapshots
+        self._clock = clock
+        self._settings = settings
+        self._groups: dict[tuple[str, int], FeatureGroup] = {}
+        self._works: dict[str, _Work] = {}
+        self._by_group: dict[tuple[str, int], _Work] = {}
+        self._served: dict[tuple[str, int], Served] = {}
+        self._stopping = threading.Event()
+        self._watchdog: threading.Thread | None = None
+
+    def load(self, group: FeatureGroup) -> None:
+        """Serve a registered group version: restore its state from snapshot and log."""
+        if (group.name, group.version) in self._groups:
+            return
+        record = self.registry.group(group.name, group.version)
+        work = self._works.get(record.stream) or self._new_work(record.stream)
+        with work.lock:
+            runner = Runner(group)
+            self._recover(work, runner)
+            work.stream.runners[group.version] = runner
+            if group.is_opaque and work.lane is None:
+                work.lane = Lane(record.stream, lambda requests: self._turn(work, requests))
+                self._watch()
+        self._groups[group.name, group.version] = group
+        self._by_group[group.name, group.version] = work
+        self._served.clear()
+
+    def group(self, name: str, version: int | None) -> FeatureGroup:
+        """A loaded group; the newest registered version for None.
+
+        Raises: UnknownView (HOF-201), CodeNotLoaded (HOF-504).
+        """
+        record = self.registry.group(name, version)
+        found = self._groups.get((record.name, record.version))
+        if found is None:
+            msg = f"the code of {record.name}@{record.version} was not loaded"
+            hint = f"start with --modules {record.module}" if record.module else "register it again"
+            raise CodeNotLoaded(msg, hint=hint)
+        return found
+
+    def views(self) -> list[Served]:
+        """Every view whose group is loaded, implicit ones included."""
+        declared = [v for v in self.registry.views() if v.group in self._groups]
+        implicit = [implicit_view(g) for g in self._groups.values()]
+        return sorted(
+            (self._serve(view) for view in [*declared, *implicit]), key=lambda s: (s.view, s.version)
+        )
+
+    def bind(self, view: str, version: int | None) -> Served:
+        """The view of that name; the newest version for None.
+
+        Raises: UnknownView (HOF-201), CodeNotLoaded (HOF-504).
+        """
+        if version is not None and (view, version) in self._served:
+            return self._served[view, version]
+        declared = {v.version: v for v in self.registry.views() if v.name == view}
+        if declared:
+            wanted = max(declared) if version is None else version
+            if wanted in declared:
+                self.group(*declared[wanted].group)
+                return self._serve(declared[wanted])
+            msg = f"view {view!r} has the versions {sorted(declared)}, not {version}"
+            raise UnknownView(msg)
+        return self._serve(implicit_view(self.group(view, version)))
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Take over requests; every outcome is a reply."""
+        if len(requests) > 1:
+            by_work: dict[int, tuple[_Work, list[Request]]] = {}
+            for request in requests:
+                work = self._work_of(request)
+                by_work.setdefault(id(work), (work, []))[1].append(request)
+            for work, mine in by_work.values():
+                self._submit(work, mine)
+        elif requests:
+            self._submit(self._work_of(requests[0]), requests)
+
+    def close(self) -> None:
+        """Finish what waits, write snapshots and close the logs."""
+        self._stopping.set()
+        for work in self._works.values():
+            if work.lane is not None:
+                work.lane.stop(self._settings.transform_timeout_ms / 1_000)
+            if not work.watch.wedged:
+                with work.lock:
+                    self._snapshot_all(work)
+            work.stream.log.close()
+
+    def _work_of(self, request: Request) -> _Work:
+        return self._by_group[request.served.group, request.served.group_version]
+
+    def _submit(self, work: _Work, requests: Sequence[Request]) -> None:
+        if work.watch.wedged:
+            self._refuse_wedged(work, requests)
+        elif work.lane is not None:
+            work.lane.put(requests)
+        else:
+            self._turn(work, requests)
+
+    def _turn(self, work: _Work, requests: Sequence[Request]) -> None:
+        with work.lock:
+            work.stream.turn(requests)
+            self._snapshot_step(work)
+
+    def _serve(self, view: View) -> Served:
+        group = self._groups[view.group]
+        served = Served(
+            view.name, view.version, group.name, group.version, group.code_hash(), group.input,
+            view.schema(group), view.labels,
+        )  # fmt: skip
+        return self._served.setdefault((view.name, view.version), served)
+
+    def _new_work(self, name: str) -> _Work:
+        watch = FunctionWatch(self._clock)
+        log = self._open_log(name)
+        stream = Stream(name, log, self._clock, self._settings, self.counters, watch)
+        for position, meta in log.read_meta():
+            stream.ids.add(meta.id, position, number=meta.number, arrival_us=meta.arrival_us)
+        work = self._works[name] = _Work(stream, threading.RLock(), watch)
+        work.snapshot_number = log.last_number()
+        return work
+
+    def _recover(self, work: _Work, runner: Runner) -> None:
+        """Snapshot first, then every entry after it that was not voided."""
+        after, _ = load_snapshot(runner, self._snapshots / work.stream.name)
+        for _, entry in work.stream.log.read(after):
+            if entry.meta.code == "OK":
+                runner.fold(entry)
+        runner.folded = work.stream.log.last_number()
+        runner.key_folded.clear()
+
+    def _snapshot_step(self, work: _Work) -> None:
+        """Go on with a snapshot that is under way, or begin one when enough was logged."""
+        number = work.stream.log.last_number()
+        if work.writers:
+            if work.writers[0].step(_KEYS_PER_TURN):
+                work.writers.pop(0)
+        elif number - work.snapshot_number >= self._settings.snapshot_records:
+            work.snapshot_number = number
+            work.writers = self._writers(work)
+
+    def _writers(self, work: _Work) -> list[SnapshotWriter]:
+        return [
+            SnapshotWriter(
+                runner,
+                self._snapshots / work.stream.name,
+                number=runner.folded,
+                ids_after=work.stream.ids.needed_after,
+            )
+            for runner in work.stream.runners.values()
+        ]
+
+    def _snapshot_all(self, work: _Work) -> None:
+        for writer in work.writers or ():
+            writer.abandon()
+        for writer in self._writers(work):
+            writer.step()
+
+    def _watch(self) -> None:
+        if self._watchdog is None:
+            self._watchdog = threading.Thread(target=self._guard, name="hof-watchdog", daemon=True)
+            self._watchdog.start()
+
+    def _guard(self) -> None:
+        timeout_s = self._settings.transform_timeout_ms / 1_000
+        while not self._stopping.wait(min(0.05, timeout_s / 4)):
+            for work in list(self._works.values()):
+                if work.lane is not None and work.watch.give_up(timeout_s):
+                    self._wedge(work)
+
+    def _wedge(self, work: _Work) -> None:
+        """Answer for the thread that hangs, and mark in the log what it never folded."""
+        assert work.lane is not None
+        owed = [request for request in work.lane.take_all() if not request.is_finished]
+        timeout_ms = self._settings.transform_timeout_ms
+        msg = f"the function of {work.stream.name} did not return within {timeout_ms} ms"
+        error = TransformTimeout(msg, hint="the group is refused until the server restarts")
+        number = work.stream.log.last_number() + 1
+        kept = [request for request in owed if request.store]
+        entries = [
+            Entry(_void(r, number + i, error, self._clock), r.head, r.body, b"", b"")
+            for i, r in enumerate(kept)
+        ]
+        try:
+            if entries:
+                work.stream.log.append(entries)
+        except StorageFailed:
+            pass  # without a mark the rows are not in the log at all: they were never counted
+        for request in owed:
+            runner = work.stream.runners[request.served.group_version]
+            request.finish(refusal(request, runner, error))
+
+    def _refuse_wedged(self, work: _Work, requests: Sequence[Request]) -> None:
+        error = Wedged(f"the function of {work.stream.name} hangs; it serves again after a restart")
+        for request in requests:
+            runner = work.stream.runners[request.served.group_version]
+            request.finish(refusal(request, runner, error))
+
+
+def _void(request: Request, number: int, error: TransformTimeout, clock: Clock) -> EntryMeta:
+    served = request.served
+    return EntryMeta(
+        number, clock.wall_us(), request.id, 0, served.view, served.version, served.group_version,
+        served.code_hash, error.code, error=error.message,
+    )  # fmt: skip
+

@@ -1,0 +1,134 @@
+"""Snapshots of window state, taken a few keys at a time between requests.
+
+A snapshot is fuzzy: each key is dumped with the number of the last entry folded into it, and a
+restart folds, key by key, what came after. So taking one never stops serving. A file is written
+under a temporary name, synced and renamed; a damaged or foreign one is passed over, since the log
+has everything.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+import msgspec
+import structlog
+
+from hofflight.eventlog.directory import sync_directory
+from hofflight.transform.state_codec import dump_key, load_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from hofflight.engine.runner import Runner
+
+MAGIC: Final = b"HOFSNAP1"
+KEPT: Final = 2
+_FRAME: Final = struct.Struct("<II")
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder()
+_events = structlog.get_logger("hofflight.engine")
+
+
+class SnapshotWriter:
+    """Writes one runner's state, `step` by `step`, while the runner goes on folding."""
+
+    def __init__(self, runner: Runner, directory: Path, *, number: int, ids_after: int) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._runner = runner
+        self._path = directory / f"v{runner.group.version}-{number:019d}.snap"
+        self._temporary = self._path.with_suffix(".tmp")
+        self._file = self._temporary.open("wb")
+        self._file.write(MAGIC)
+        self._keys = iter(list(runner.state.keys))
+        head = {"number": number, "ids_after": ids_after, "code_hash": runner.code_hash}
+        _write(self._file, head)
+
+    def step(self, keys: int | None = None) -> bool:
+        """Dump up to `keys` more keys (all for None); True when the snapshot is complete."""
+        left = -1 if keys is None else keys
+        while left:
+            left -= 1
+            key = next(self._keys, None)
+            if key is None:
+                self._finish()
+                return True
+            state = self._runner.state.keys.get(key)
+            if state is not None:
+                _write(self._file, [key, self._runner.folded, dump_key(state)])
+        return False
+
+    def abandon(self) -> None:
+        """Leave no trace."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        _write(self._file, None)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._temporary.rename(self._path)
+        sync_directory(self._path.parent)
+        for old in _snapshots(self._path.parent, self._runner.group.version)[KEPT:]:
+            old.unlink(missing_ok=True)
+
+
+def load_snapshot(runner: Runner, directory: Path) -> tuple[int, int]:
+    """Restore the newest whole snapshot of this very code into the runner.
+
+    Returns the number of the entry after which folding goes on, and of the one after which the
+    log has remembered ids; (0, 0) without a usable snapshot.
+    """
+    for path in _snapshots(directory, runner.group.version):
+        try:
+            return _load(runner, path)
+        except (ValueError, KeyError, TypeError, OSError, msgspec.DecodeError) as error:
+            runner.state = runner.plan.new_state()
+            runner.key_folded.clear()
+            _events.warning("snapshot_passed_over", file=path.name, error=str(error))
+    return 0, 0
+
+
+def _load(runner: Runner, path: Path) -> tuple[int, int]:
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            msg = "not a snapshot of this release"
+            raise ValueError(msg)
+        values = _read(file)
+        head = next(values)
+        if head["code_hash"] != runner.code_hash:
+            msg = "made by another definition"
+            raise ValueError(msg)
+        for value in values:
+            if value is None:
+                runner.folded = head["number"]
+                return head["number"], head["ids_after"]
+            key = tuple(value[0]) if isinstance(value[0], list) else value[0]
+            runner.state.keys[key] = load_key(runner.plan.windows, value[2])
+            runner.key_folded[key] = value[1]
+    msg = "it ends too early"
+    raise ValueError(msg)
+
+
+def _snapshots(directory: Path, version: int) -> list[Path]:
+    """Newest first: the number in the name has a fixed width."""
+    return sorted(directory.glob(f"v{version}-*.snap"), reverse=True)
+
+
+def _write(file: BinaryIO, value: Any) -> None:
+    payload = _encoder.encode(value)
+    file.write(_FRAME.pack(len(payload), zlib.crc32(payload)) + payload)
+
+
+def _read(file: BinaryIO) -> Iterator[Any]:
+    while len(header := file.read(_FRAME.size)) == _FRAME.size:
+        length, crc = _FRAME.unpack(header)
+        payload = file.read(length)
+        if len(payload) != length or zlib.crc32(payload) != crc:
+            msg = "a frame is damaged"
+            raise ValueError(msg)
+        yield _decoder.decode(payload)

@@ -1,0 +1,250 @@
+"""One turn: requests that waited together become one write to the log, and their answers.
+
+The order is the guarantee; do not reorder.
+
+1. decode      check and decode each request; a known id gets its recorded answer
+2. transform   the group's own function, once for all; a request it fails on is refused alone
+3. windows     push, in order, and derive; a refused request is undone alone
+4. log         every request with its answer, or its void mark, in one write
+5. commit      window state and ids follow the log; if the log refused, all of it is undone
+6. reply       the clients stop waiting here
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from hofflight.engine.ids import RequestIds
+from hofflight.engine.lane import FunctionWatch
+from hofflight.engine.recorded import recorded_answer
+from hofflight.engine.replies import answer_of, refusal
+from hofflight.errors import (
+    AnsweredTooLate,
+    BadRequest,
+    DeadlinePassed,
+    HofError,
+    InternalError,
+    TransformFailed,
+)
+from hofflight.eventlog.protocol import Entry, EntryMeta
+from hofflight.wire.envelope import OK
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hofflight.clock import Clock
+    from hofflight.engine.runner import Decoded, Opaque, Runner
+    from hofflight.eventlog.protocol import Answer, EventLog, Request
+    from hofflight.settings import EngineSettings
+
+_events = structlog.get_logger("hofflight.engine")
+
+
+@dataclass(slots=True)
+class Work:
+    """A request on its way through the turn."""
+
+    request: Request
+    runner: Runner
+    decoded: Decoded
+    opaque: Opaque = field(default_factory=dict)
+    failed: HofError | None = None
+    answer: Answer | None = None
+
+
+@dataclass(slots=True)
+class EngineCounters:
+    """What happened, for metrics; plain integers that only grow."""
+
+    requests: int = 0
+    rows: int = 0
+    rows_late: int = 0
+    refused: int = 0
+    repeated: int = 0
+    turns: int = 0
+
+
+class Stream:
+    """The log of one (group, input schema), every version that reads it, and its turns.
+
+    Not thread-safe: a stream is worked by one thread at a time.
+    """
+
+    def __init__(
+        self, name: str, log: EventLog, clock: Clock, settings: EngineSettings,
+        counters: EngineCounters,
+        watch: FunctionWatch | None = None,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.watch = watch or FunctionWatch(clock)
+        self.log = log
+        self.clock = clock
+        self.counters = counters
+        self.ids = RequestIds(settings)
+        self.runners: dict[int, Runner] = {}
+
+    def turn(self, requests: Sequence[Request]) -> None:
+        """Answer every request, exactly once each."""
+        arrival_us, started_s = self.clock.wall_us(), self.clock.monotonic_s()
+        self.counters.turns += 1
+        self.counters.requests += len(requests)
+        works: list[Work] = []
+        again: list[Request] = []
+        seen: set[bytes] = set()
+        for request in requests:
+            if request.store and request.id in seen:
+                again.append(request)  # the same id twice in one turn: answered from the log
+                continue
+            seen.add(request.id)
+            self._decode(request, started_s, works)
+        self._transform(works, arrival_us)
+        entries, logged = self._windows(works, arrival_us)
+        self.watch.done()
+        if entries:
+            self._log(entries, logged)
+        self._reply([w for w in works if w.answer is not None], started_s)
+        if again:
+            self.turn(again)
+
+    def fold(self, entry: Entry, *, but: int = 0) -> None:
+        """Take an entry of the log into every version's state, save version `but`."""
+        if entry.meta.code == OK:
+            for version, runner in self.runners.items():
+                if version != but and runner.folded < entry.meta.number:
+                    runner.fold(entry)
+
+    def _decode(self, request: Request, now_s: float, works: list[Work]) -> None:
+        runner = self.runners[request.served.group_version]
+        try:
+            if request.deadline_s is not None and now_s > request.deadline_s:
+                msg = "the deadline had passed before the work began"
+                raise DeadlinePassed(msg)
+            decoded = runner.decode(request.head, request.body)
+            if request.store:
+                position = self.ids.find(request.id)
+                if position is not None:
+                    repeated = recorded_answer(self.log.entry_at(position), request, runner)
+                    if repeated is not None:
+                        self.counters.repeated += 1
+                        request.finish(repeated)
+                        return
+        except HofError as error:
+            self._refuse(request, runner, error)
+        except Exception as error:  # noqa: BLE001 a bug of ours must still be an answer
+            self._refuse(request, runner, _internal(error, request))
+        else:
+            works.append(Work(request, runner, decoded))
+
+    def _transform(self, works: list[Work], arrival_us: int) -> None:
+        for runner in {id(w.runner): w.runner for w in works}.values():
+            if not runner.group.opaque_output:
+                continue
+            mine = [w for w in works if w.runner is runner]
+            self.watch.touch()
+            outcomes = runner.call_functions([w.decoded for w in mine], arrival_us)
+            for work, outcome in zip(mine, outcomes, strict=True):
+                if isinstance(outcome, TransformFailed):
+                    work.failed = outcome
+                else:
+                    work.opaque = outcome
+
+    def _windows(
+        self, works: list[Work], arrival_us: int
+    ) -> tuple[list[Entry], list[Work]]:
+        entries: list[Entry] = []
+        logged: list[Work] = []
+        number = self.log.last_number()
+        for work in works:
+            entry = self._compute(work, arrival_us, number + 1)
+            if entry is not None:
+                number += 1
+                entries.append(entry)
+                logged.append(work)
+        return entries, logged
+
+    def _compute(self, work: Work, arrival_us: int, number: int) -> Entry | None:
+        """Answer one request; its log entry, unless it only peeked."""
+        request, runner = work.request, work.runner
+        mark = runner.state.mark()
+        self.watch.touch()
+        try:
+            if work.failed is not None:
+                raise work.failed
+            done = runner.compute(work.decoded, arrival_us, work.opaque, peek=not request.store)
+            work.answer = answer_of(request, runner, done, work.decoded.rows)
+        except BadRequest as error:
+            runner.state.undo(mark)
+            work.failed = error
+            work.answer = refusal(request, runner, error)
+        except Exception as error:  # noqa: BLE001 a bug of ours must still be an answer
+            runner.state.undo(mark)
+            self._refuse(request, runner, _internal(error, request))
+            return None
+        if not request.store:
+            return None
+        meta = EntryMeta(
+            number, arrival_us, request.id, work.decoded.rows, request.served.view,
+            request.served.version, runner.group.version, runner.code_hash, OK,
+        )  # fmt: skip
+        if work.failed is not None:
+            meta.code, meta.error = work.failed.code, work.failed.message
+            self.counters.refused += 1
+            return Entry(meta, request.head, request.body, b"", b"")
+        meta.late, meta.overflow = done.late, done.overflow
+        self.counters.rows += work.decoded.rows
+        self.counters.rows_late += len(done.late)
+        if not request.wants_answer:
+            meta.answered = False
+            return Entry(meta, request.head, request.body, b"", b"")
+        return Entry(meta, request.head, request.body, done.head, done.body)
+
+    def _log(self, entries: list[Entry], logged: list[Work]) -> None:
+        runners = {id(w.runner): w.runner for w in logged}.values()
+        try:
+            positions = self.log.append(entries)
+        except HofError as error:
+            for runner in runners:
+                runner.state.undo()
+            for work in logged:
+                work.answer = refusal(work.request, work.runner, error)
+            self.counters.refused += len(logged)
+            return
+        for runner in runners:
+            runner.state.commit()
+        for work, entry, position in zip(logged, entries, positions, strict=True):
+            meta = entry.meta
+            self.ids.add(meta.id, position, number=meta.number, arrival_us=meta.arrival_us)
+            work.runner.folded = meta.number
+            if len(self.runners) > 1:
+                self.fold(entry, but=meta.group_version)
+
+    def _reply(self, works: list[Work], started_s: float) -> None:
+        engine_us = int((self.clock.monotonic_s() - started_s) * 1e6)
+        for work in works:
+            assert work.answer is not None
+            work.answer.meta.timings_us = {"engine": engine_us}
+        self.log.when_durable(lambda: self._reply_now(works))
+
+    def _reply_now(self, works: list[Work]) -> None:
+        now_s = self.clock.monotonic_s()
+        for work in works:
+            request, answer = work.request, work.answer
+            assert answer is not None
+            if request.deadline_s is not None and now_s > request.deadline_s:
+                msg = "the rows were counted and answered, but after the deadline"
+                error = AnsweredTooLate(msg, hint="ask again with the same request id")
+                answer = refusal(request, work.runner, error)
+            request.finish(answer)
+
+    def _refuse(self, request: Request, runner: Runner, error: HofError) -> None:
+        self.counters.refused += 1
+        request.finish(refusal(request, runner, error))
+
+
+def _internal(error: Exception, request: Request) -> InternalError:
+    """Our bug: details to the server's log, none to the client."""
+    _events.exception("turn_failed", request_id=request.id.hex(), exc_info=error)
+    return InternalError(f"internal error; quote the request id {request.id.hex()}")

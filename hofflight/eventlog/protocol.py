@@ -1,0 +1,167 @@
+"""Where servers and workers meet: what a server hands over, and what a log promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from hofflight.wire.envelope import AnswerMeta
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A view (or a group's implicit view) as a server needs it: names and schemas, no code.
+
+    `output_schema` names its columns `group.feature`; its order is the vector's contract.
+    """
+
+    view: str
+    version: int
+    group: str
+    group_version: int
+    code_hash: str
+    input_schema: pa.Schema
+    output_schema: pa.Schema
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Answer:
+    """What goes back: metadata and a batch of the view's output schema (zero rows on error)."""
+
+    meta: AnswerMeta
+    head: bytes
+    body: bytes
+
+
+@dataclass(slots=True)
+class Request:
+    """One batch of raw rows under way, exactly as it came off the wire.
+
+    id: 16 bytes. deadline_s: on the monotonic clock. store: False peeks. wants_answer: False for
+    events without answers (DoPut); the answer then has metadata and zero rows.
+    reply: called exactly once, from any thread; use `finish`.
+    """
+
+    served: Served
+    head: bytes
+    body: bytes
+    id: bytes
+    reply: Callable[[Answer], None]
+    deadline_s: float | None = None
+    store: bool = True
+    wants_answer: bool = True
+    is_finished: bool = False
+
+    def finish(self, answer: Answer) -> None:
+        """Reply, unless somebody did: a watchdog may have answered for a thread that hung."""
+        if not self.is_finished:
+            self.is_finished = True
+            self.reply(answer)
+
+
+class Worker(Protocol):
+    """Whoever answers requests: the embedded engine, or a Kafka topic with Spark behind it."""
+
+    def views(self) -> list[Served]:
+        """Every view that can be asked for, implicit ones included, by name and version."""
+        ...
+
+    def bind(self, view: str, version: int | None) -> Served:
+        """The view of that name; the newest version for None.
+
+        Raises: UnknownView (HOF-201), CodeNotLoaded (HOF-504).
+        """
+        ...
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Take over requests that waited together. Never raises: every outcome is a reply.
+
+        Thread: the caller's; replies may come before this returns, or later from other threads.
+        """
+        ...
+
+
+class EntryMeta(msgspec.Struct, array_like=True):
+    """What a log entry says beside its bytes; written as a msgpack array, in this order.
+
+    number: the record's order in its log, from 1; row i has seq = number << 20 | i.
+    code: `OK`, or the code of the void mark: then none of its rows counts.
+    late: rows that came too late; empty when none did. status: windows that overflowed, by row.
+    answered: False for events taken in without an answer.
+    """
+
+    number: int
+    arrival_us: int
+    id: bytes
+    rows: int
+    view: str
+    view_version: int
+    group_version: int
+    code_hash: str
+    code: str
+    answered: bool = True
+    late: list[int] = []
+    overflow: dict[str, list[int]] = {}
+    error: str = ""
+
+
+class Entry(NamedTuple):
+    """One frame of the log: raw rows and their answer (the group's full rows), or a void mark.
+
+    They are one frame so that a crash keeps both or neither.
+    """
+
+    meta: EntryMeta
+    head: bytes
+    body: bytes
+    answer_head: bytes
+    answer_body: bytes
+
+
+class EventLog(Protocol):
+    """The ordered raw micro-batches of one (group, input schema), with their answers.
+
+    `append` hands all entries to the operating system before it returns, or none: what was
+    appended survives the death of the process. What survives a power loss is the store's
+    `durability`. One writer; readers see whole entries only.
+    """
+
+    def append(self, entries: Sequence[Entry]) -> list[int]:
+        """Write entries with ascending numbers and give the position of each, for `entry_at`.
+
+        Raises: StorageFailed (HOF-304); nothing was written.
+        """
+        ...
+
+    def last_number(self) -> int:
+        """Number of the last entry; 0 when empty."""
+        ...
+
+    def read(self, after: int = 0) -> Iterator[tuple[int, Entry]]:
+        """(position, entry) of every entry with a number greater than `after`, in order.
+
+        Raises: LogCorrupt (HOF-502).
+        """
+        ...
+
+    def entry_at(self, position: int) -> Entry:
+        """The entry at a position that `append` or `read` gave."""
+        ...
+
+    def when_durable(self, done: Callable[[], None]) -> None:
+        """Call `done` once everything appended so far is as durable as the store promises.
+
+        Thread: the caller's when nothing is waited for, else the log's sync thread.
+        """
+        ...
+
+    def close(self) -> None:
+        """Make everything durable and let go of the files."""
+        ...

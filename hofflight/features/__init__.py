@@ -1,0 +1,1 @@
+"""WHAT USERS WRITE: groups, expressions, windows, views, and the registry that keeps them."""

@@ -1,0 +1,73 @@
+"""Where a worker's answer meets the stream that waits for it, across threads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hofflight.eventlog.protocol import Answer
+
+
+class Replies:
+    """Makes the reply functions of requests, all for the loop of the thread it was made in."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
+
+    def expect(self) -> Reply:
+        """The place of one answer."""
+        return Reply(self)
+
+
+class Reply:
+    """The place of one answer: called by the worker from any thread, awaited by the stream.
+
+    A second answer is dropped. An answer that comes before anybody waits costs no turn of the loop.
+    """
+
+    __slots__ = ("_answer", "_on_arrival", "_replies", "_waiter")
+
+    def __init__(self, replies: Replies) -> None:
+        self._replies = replies
+        self._answer: Answer | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._on_arrival: Callable[[], None] | None = None
+
+    def __call__(self, answer: Answer) -> None:
+        """Deliver; an answer that comes after the loop was closed has nobody to reach."""
+        if threading.get_ident() == self._replies.thread:
+            self._arrive(answer)
+        elif not self._replies.loop.is_closed():
+            try:
+                self._replies.loop.call_soon_threadsafe(self._arrive, answer)
+            except RuntimeError:  # closed in this very moment
+                return
+
+    async def wait(self) -> Answer:
+        """The answer."""
+        if self._answer is None:
+            self._waiter = self._replies.loop.create_future()
+            await self._waiter
+        assert self._answer is not None
+        return self._answer
+
+    def abandon(self, on_arrival: Callable[[], None]) -> None:
+        """Nobody waits any more; `on_arrival` runs as soon as the worker is done with it."""
+        if self._answer is None:
+            self._on_arrival = on_arrival
+        else:
+            on_arrival()
+
+    def _arrive(self, answer: Answer) -> None:
+        if self._answer is not None:
+            return
+        self._answer = answer
+        if self._on_arrival is not None:
+            self._on_arrival()
+        elif self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

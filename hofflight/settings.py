@@ -1,0 +1,87 @@
+"""Every knob. Read once, in `assemble`; rooms get their section as an argument."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 pydantic reads the annotation
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from hofflight import limits
+from hofflight.errors import SettingsError
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class LogSettings(BaseModel):
+    """The embedded event log."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    durability: Literal["interval", "batch"] = "interval"
+    sync_interval_ms: Annotated[int, Field(ge=1, le=10_000)] = 10
+    segment_bytes_max: Annotated[int, Field(ge=limits.MIB)] = limits.segment_bytes_max
+
+
+class EngineSettings(BaseModel):
+    """The embedded engine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    transform_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 1_000
+    ids_max: Positive = 1_000_000
+    ids_age_s: Positive = 86_400
+    snapshot_records: Positive = 200_000
+
+
+class ServerSettings(BaseModel):
+    """The Flight server."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    grpc: str = "127.0.0.1:8817"
+    grpc_unix: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tokens: tuple[SecretStr, ...] = ()
+    insecure: bool = False
+    streams_max: Positive = limits.streams_max
+    rows_in_flight_max: Positive = limits.rows_in_flight_max
+    bytes_in_flight_max: Positive = limits.bytes_in_flight_max
+    slow_reader_timeout_ms: Positive = 30_000
+    drain_timeout_ms: Positive = 10_000
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            msg = "server.tls_certificate and server.tls_key come together"
+            raise ValueError(msg)
+        return self
+
+
+class Settings(BaseSettings):
+    """All sections, from arguments, then `HOF_SECTION__NAME` in the environment, then defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="HOF_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    log: LogSettings = LogSettings()
+    engine: EngineSettings = EngineSettings()
+    server: ServerSettings = ServerSettings()
+
+
+def load_settings(**sections: dict[str, Any]) -> Settings:
+    """The settings of this process.
+
+    Raises:
+        SettingsError: HOF-601, naming the setting, what came and what is allowed.
+    """
+    try:
+        return Settings(**sections)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        # The message never shows the value: it may be a secret.
+        raise SettingsError(f"setting {name}: {first['msg']}") from error

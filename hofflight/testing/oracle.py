@@ -1,0 +1,231 @@
+"""The reference answer: every window of every row computed from nothing, by the words of the spec.
+
+It shares no code with the engine and has no state, no batches and no shortcuts: for each row it
+looks at all rows that came before. That is its whole value; do not make it faster.
+
+Rows are dicts of plain Python values, raw and transformed columns, in arrival order: timestamps
+as microseconds since 1970, dates as days since 1970, null as None. A row's place is its seq.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Final
+
+from hofflight.testing.oracle_expression import evaluate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from hofflight.features.group import FeatureGroup
+    from hofflight.features.window import Frame, Window
+
+INT64_MIN: Final = -(2**63)
+INT64_MAX: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class OracleRow:
+    """What the windows of one row must be.
+
+    late: the row came too late: all its windows are null, and it enters none.
+    overflow: windows that are null because their integer sum left int64.
+    """
+
+    late: bool
+    windows: dict[str, object]
+    overflow: frozenset[str]
+
+
+def replay(
+    group: FeatureGroup,
+    rows: Sequence[Mapping[str, object]],
+    *,
+    places: Iterable[int] | None = None,
+) -> list[OracleRow]:
+    """The answer to every row, or to the rows at `places` alone, which spares time on long input.
+
+    Rows: one out per row (or place), same order.
+    """
+    keys = [tuple(row[name] for name in group.key) for row in rows]
+    times: list[Any] = [row[group.event_time] for row in rows]
+    late = late_rows(keys, times, group.late_us)
+    chosen = {name: where_rows(window, group, rows) for name, window in group.windows.items()}
+    answers = []
+    for r in range(len(rows)) if places is None else places:
+        if late[r]:
+            answers.append(OracleRow(late=True, windows=dict.fromkeys(group.windows), overflow=_NO))
+            continue
+        visible = visible_rows(r, keys, times, late)
+        windows: dict[str, object] = {}
+        overflow = set()
+        for name, window in group.windows.items():
+            framed = frame_rows(window.frame, visible, times)
+            taken = [rows[s] for s in framed if chosen[name][s]]
+            values = taken if window.column is None else cleaned(s[window.column] for s in taken)
+            windows[name] = aggregated(window, values)
+            if window.function == "sum" and overflows(values):
+                overflow.add(name)
+        answers.append(OracleRow(late=False, windows=windows, overflow=frozenset(overflow)))
+    return answers
+
+
+_NO: Final[frozenset[str]] = frozenset()
+
+
+# --- which rows -----------------------------------------------------------------------------------
+
+
+def late_rows(keys: Sequence[object], times: Sequence[int], late_us: int) -> list[bool]:
+    """r is late if r.ts < max(ts of earlier rows of its key) - late."""
+    late = []
+    for r in range(len(keys)):
+        earlier = [times[s] for s in range(r) if keys[s] == keys[r]]
+        late.append(bool(earlier) and times[r] < max(earlier) - late_us)
+    return late
+
+
+def where_rows(
+    window: Window, group: FeatureGroup, rows: Sequence[Mapping[str, object]]
+) -> list[bool]:
+    """Per row, whether `where=` lets it in; null does not."""
+    if window.where is None:
+        return [True] * len(rows)
+    return [evaluate(window.where, row, group.transformed) is True for row in rows]
+
+
+def visible_rows(
+    r: int, keys: Sequence[object], times: Sequence[int], late: Sequence[bool]
+) -> list[int]:
+    """V(r): same key, not late, s.ts <= r.ts and s.seq <= r.seq, by (ts, seq); r is the last."""
+    visible = [
+        s for s in range(r + 1) if keys[s] == keys[r] and not late[s] and times[s] <= times[r]
+    ]
+    return sorted(visible, key=lambda s: (times[s], s))
+
+
+def frame_rows(frame: Frame, visible: Sequence[int], times: Sequence[int]) -> list[int]:
+    """The rows of V(r) in the frame; without the own row, r is taken out once the frame is cut."""
+    found = _frame_with_own_row(frame, visible, times)
+    return found if frame.own_row else [s for s in found if s != visible[-1]]
+
+
+def _frame_with_own_row(frame: Frame, visible: Sequence[int], times: Sequence[int]) -> list[int]:
+    now = times[visible[-1]]
+    size = frame.size_us
+    if frame.kind == "sliding" and frame.tile_us:
+        start = (now - size) // frame.tile_us * frame.tile_us
+        return [s for s in visible if times[s] >= start]
+    if frame.kind == "sliding":
+        return [s for s in visible if times[s] > now - size]
+    if frame.kind == "last":
+        return list(visible[-frame.rows :])
+    if frame.kind == "tumbling":
+        return [s for s in visible if times[s] // size == now // size]
+    if frame.kind == "session":
+        session = [visible[-1]]
+        for s in reversed(visible[:-1]):
+            if times[session[0]] - times[s] >= size:
+                break
+            session.insert(0, s)
+        return session
+    assert frame.kind == "lifetime"
+    return list(visible)
+
+
+# --- which value ----------------------------------------------------------------------------------
+
+
+def cleaned(values: Iterable[Any]) -> list[Any]:
+    """The values without null and NaN, -0.0 as 0.0."""
+    present = [value for value in values if value is not None and value == value]  # noqa: PLR0124 NaN
+    return [value + 0.0 if isinstance(value, float) else value for value in present]
+
+
+def aggregated(window: Window, values: Sequence[Any]) -> object:
+    """The window's aggregate of cleaned values in the order of (ts, seq)."""
+    function, parameter = window.function, window.parameter
+    if function == "count":
+        return len(values)
+    if function == "count_distinct":
+        return len(set(values))
+    if not values:
+        return None
+    results = {
+        "sum": lambda: None if overflows(values) else expected_sum(values),
+        "mean": lambda: expected_mean(values),
+        "var": lambda: expected_var(values),
+        "std": lambda: expected_std(values),
+        "min": lambda: min(values),
+        "max": lambda: max(values),
+        "first": lambda: values[0],
+        "last": lambda: values[-1],
+        "quantile": lambda: expected_quantile(values, parameter),
+        "top_k": lambda: expected_top_k(values, int(parameter)),
+    }
+    return results[function]()
+
+
+def overflows(values: Sequence[Any]) -> bool:
+    """Whether these are integers whose sum does not fit int64."""
+    return all(isinstance(v, int) for v in values) and not INT64_MIN <= sum(values) <= INT64_MAX
+
+
+def expected_sum(values: Sequence[Any]) -> int | float | None:
+    """Of integers exact, of any size; of floats the exact sum, rounded once.
+
+    An infinity among the values is the sum, two of different sign have none.
+    """
+    if isinstance(values[0], int):
+        return sum(values)
+    infinities = {v for v in values if math.isinf(v)}
+    if infinities:
+        return infinities.pop() if len(infinities) == 1 else None
+    return rounded(sum(map(Fraction, values), Fraction()))
+
+
+def expected_mean(values: Sequence[Any]) -> float | None:
+    """Of integers the exact quotient, rounded once; of floats the rounded sum over the count."""
+    total = expected_sum(values)
+    if isinstance(total, int):
+        return rounded(Fraction(total, len(values)))
+    return None if total is None else total / len(values)
+
+
+def expected_var(values: Sequence[Any]) -> float | None:
+    """The exact sample variance, rounded once; null of fewer than two values or any infinity."""
+    n = len(values)
+    if n < 2 or any(math.isinf(v) for v in values):  # noqa: PLR2004 a spread needs two
+        return None
+    exact = [Fraction(v) for v in values]
+    mean = sum(exact, Fraction()) / n
+    return rounded(sum(((v - mean) ** 2 for v in exact), Fraction()) / (n - 1))
+
+
+def expected_std(values: Sequence[Any]) -> float | None:
+    """Square root of the rounded variance."""
+    var = expected_var(values)
+    return None if var is None else math.sqrt(var)
+
+
+def expected_quantile(values: Sequence[Any], q: float) -> object:
+    """Smallest value whose rank is at least ceil(q n), q being the decimal that the user wrote."""
+    rank = math.ceil(Fraction(repr(q)) * len(values))
+    return sorted(values)[rank - 1]
+
+
+def expected_top_k(values: Sequence[Any], k: int) -> list[Any]:
+    """The k most frequent values, by count descending, then value ascending."""
+    counts = Counter(values)
+    return sorted(counts, key=lambda value: (-counts[value], value))[:k]
+
+
+def rounded(exact: Fraction) -> float:
+    """The nearest double, ties to even; an infinity past the largest one."""
+    try:
+        return float(exact)  # Python rounds a quotient of integers correctly
+    except OverflowError:
+        return math.inf if exact > 0 else -math.inf

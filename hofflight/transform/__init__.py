@@ -1,0 +1,1 @@
+"""PURE: batch + state -> batch + state. No clock, thread, socket or file."""

@@ -1,0 +1,44 @@
+"""Arrow columns to plain Python values and back, changing none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+
+from hofflight.wire.schema import TIMESTAMP
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_FORMATS: Final[dict[pa.DataType, tuple[str, int]]] = {
+    pa.int64(): ("q", 8), pa.int32(): ("i", 4), pa.int16(): ("h", 2), pa.int8(): ("b", 1),
+    pa.uint32(): ("I", 4), pa.uint16(): ("H", 2), pa.uint8(): ("B", 1),
+    pa.float64(): ("d", 8), pa.float32(): ("f", 4), TIMESTAMP: ("q", 8), pa.date32(): ("i", 4),
+}  # fmt: skip
+_AS_INTEGERS: Final = {TIMESTAMP: pa.int64(), pa.date32(): pa.int32()}
+
+
+def to_python(array: pa.Array) -> list[Any]:
+    """Values as bool, int, float, str, bytes, list or None; timestamps in us, dates in days."""
+    if array.null_count == 0 and array.type in _FORMATS:
+        code, width = _FORMATS[array.type]
+        data = memoryview(array.buffers()[1])[array.offset * width :][: len(array) * width]
+        return data.cast("B").cast(code).tolist()
+    if array.type in _AS_INTEGERS:
+        array = array.view(_AS_INTEGERS[array.type])
+    elif pa.types.is_list(array.type) and array.type.value_type in _AS_INTEGERS:
+        array = array.cast(pa.list_(_AS_INTEGERS[array.type.value_type]))
+    return array.to_pylist()  # type: ignore[no-any-return]
+
+
+def from_python(values: Iterable[Any], column_type: pa.DataType) -> pa.Array:
+    """A column of exactly this type from values as `to_python` gives them."""
+    return pa.array(list(values), type=column_type)
+
+
+def batch_of_rows(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.RecordBatch:
+    """A batch from rows of plain values."""
+    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
+    arrays = [from_python(values, t) for values, t in zip(columns, schema.types, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)

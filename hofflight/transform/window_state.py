@@ -1,0 +1,345 @@
+"""Window state: every key's rows in (ts, seq) order, and windows cut from them.
+
+The one interface that a native kernel may replace bit for bit: `push` answers a row and takes it
+in, `commit` makes what was pushed final, `undo` takes it back, `dump` and `load` move a key.
+
+Rows are kept in lists (ts, one per series) and summed afresh for each answer, from blocks of 32,
+1,024 and 32,768 rows with exact partials: nothing is ever subtracted, so a value that left leaves
+no trace, and a window of a million rows costs about three times one of a hundred.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from typing import TYPE_CHECKING, Any, Final
+
+from hofflight import limits
+from hofflight.errors import TieLimit
+from hofflight.transform.aggregate import Partial, Sample, merge, summarise
+from hofflight.transform.window_plan import (
+    Cell,
+    FrameCells,
+    WindowPlan,
+    lower_bound,
+    retained_from,
+    ties_reached,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from hofflight.transform.aggregate import Needs
+
+Key = Any
+BLOCK: Final = limits.block_rows
+PLAIN_ROWS: Final = 4 * BLOCK  # below this a slice is cheaper than looking for blocks
+LEVELS: Final = 3
+
+
+class SeriesRows:
+    """One series of one key: a value per row (None: skipped) and block partials, made on demand."""
+
+    __slots__ = ("blocks", "needs", "values")
+
+    def __init__(self, needs: Needs) -> None:
+        self.values: list[Any] = []
+        self.blocks: list[list[Partial]] = [[] for _ in range(LEVELS)]
+        self.needs = needs
+
+    def insert(self, position: int, value: object) -> None:
+        """Put a value between others: blocks from there on are made again when asked for."""
+        self.values.insert(position, value)
+        self.forget(position)
+
+    def remove(self, position: int) -> None:
+        """Take a value out again."""
+        del self.values[position]
+        self.forget(position)
+
+    def forget(self, position: int) -> None:
+        """Drop every block that holds `position` or something after it."""
+        span = BLOCK
+        for blocks in self.blocks:
+            if not blocks:
+                return
+            del blocks[position // span :]
+            span *= BLOCK
+
+    def evict(self, rows: int) -> None:
+        """Drop the first `rows` rows, a multiple of the largest block in use."""
+        del self.values[:rows]
+        span = BLOCK
+        for blocks in self.blocks:
+            del blocks[: rows // span]
+            span *= BLOCK
+
+    def sample(self, low: int, high: int) -> Sample:
+        """The values of rows [low, high) as edges and blocks."""
+        if high - low < PLAIN_ROWS:
+            return Sample(_present(self.values[low:high]), (), [])
+        first, last = -(-low // BLOCK), high // BLOCK
+        return Sample(
+            _present(self.values[low : first * BLOCK]),
+            self._cover(0, first, last),
+            _present(self.values[last * BLOCK : high]),
+        )
+
+    def _cover(self, level: int, first: int, last: int) -> list[Partial]:
+        """Blocks [first, last) of a level, with larger ones in the middle where that is shorter."""
+        if last - first <= 2 * BLOCK or level + 1 == LEVELS:
+            return self._made(level, last)[first:last]
+        inner_first, inner_last = -(-first // BLOCK), last // BLOCK
+        blocks = self._made(level, last)
+        return [
+            *blocks[first : inner_first * BLOCK],
+            *self._cover(level + 1, inner_first, inner_last),
+            *blocks[inner_last * BLOCK : last],
+        ]
+
+    def _made(self, level: int, count: int) -> list[Partial]:
+        blocks = self.blocks[level]
+        while len(blocks) < count:
+            start = len(blocks) * BLOCK
+            if level == 0:
+                blocks.append(summarise(self.values[start : start + BLOCK], self.needs))
+            else:
+                below = self._made(level - 1, start + BLOCK)
+                blocks.append(merge(below[start : start + BLOCK]))
+        return blocks
+
+
+def _present(values: list[Any]) -> list[Any]:
+    return [v for v in values if v is not None] if None in values else values
+
+
+class Tiles:
+    """Settled rows of one key as partials per tile and series, in time order."""
+
+    __slots__ = ("partials", "starts")
+
+    def __init__(self, series: int) -> None:
+        self.starts: list[int] = []
+        self.partials: list[list[Partial]] = [[] for _ in range(series)]
+
+    def add(self, start: int, parts: Sequence[Partial]) -> None:
+        """Merge the partials of some settled rows into the tile at `start`."""
+        if not self.starts or self.starts[-1] < start:
+            self.starts.append(start)
+            for tiles, part in zip(self.partials, parts, strict=True):
+                tiles.append(part)
+        else:
+            for tiles, part in zip(self.partials, parts, strict=True):
+                tiles[-1] = merge((tiles[-1], part))
+
+    def drop_before(self, start: int) -> None:
+        """Forget tiles that no window reaches any more."""
+        count = bisect_left(self.starts, start)
+        del self.starts[:count]
+        for tiles in self.partials:
+            del tiles[:count]
+
+
+class KeyState:
+    """All that is known of one key. Rows before `settled` are in the tiles too."""
+
+    __slots__ = ("evict_at", "max_ts", "series", "session_starts", "settled", "tiles", "ts")
+
+    def __init__(self, plan: WindowPlan) -> None:
+        self.max_ts: int | None = None
+        self.ts: list[int] = []
+        self.series = [SeriesRows(s.needs) for s in plan.series]
+        self.session_starts: list[list[int]] = [[] for _ in plan.sessions]
+        self.tiles = [Tiles(len(plan.series)) for _ in plan.tilings]
+        self.settled = 0
+        self.evict_at = 2 * BLOCK
+
+
+class WindowState:
+    """The state of every key of a group. Not thread-safe; pure: no clock, no I/O."""
+
+    def __init__(self, plan: WindowPlan) -> None:
+        self.plan = plan
+        self.keys: dict[Key, KeyState] = {}
+        self._journal: list[tuple[Key, KeyState, int, int | None]] = []
+        self._frames: list[tuple[FrameCells, Callable[[list[int], int, int], int]]] = [
+            (cells, lower_bound(cells.frame)) for cells in plan.frames
+        ]
+
+    def push(self, key: Key, ts: int, values: Sequence[Any]) -> list[Any] | None:
+        """Take in a row and give its windows (declaration order); None when it is late.
+
+        `values`: one per series of the plan; None where null, NaN or not in `where`. A window may
+        be `OVERFLOW`. The row counts from now on, unless `undo` follows.
+
+        Raises:
+            TieLimit: HOF-210; the row was not taken in.
+        """
+        state = self.keys.get(key)
+        if state is None:
+            state = self.keys[key] = KeyState(self.plan)
+        newest = state.max_ts
+        if newest is not None and ts < newest - self.plan.late_us:
+            return None
+        position = self._insert(state, ts, values)
+        self._journal.append((key, state, position, newest))
+        if newest is None or ts > newest:
+            state.max_ts = ts
+        if ties_reached(state.ts, position):
+            self.undo(len(self._journal) - 1)
+            msg = f"more than {limits.ties_max} rows of one key in the microsecond {ts}"
+            raise TieLimit(msg, hint="send event times of a finer clock, or aggregate first")
+        answer = list(self.plan.empty)
+        for cells, lower in self._frames:
+            self._answer(state, cells, lower, ts, position, answer)
+        return answer
+
+    def commit(self) -> None:
+        """Make everything pushed since the last commit final; settle and evict old rows."""
+        for _, state, _, _ in self._journal:
+            if self.plan.tilings:
+                self._settle(state)
+            if len(state.ts) >= state.evict_at:
+                self._evict(state)
+        self._journal.clear()
+
+    def undo(self, to: int = 0) -> None:
+        """Take back what was pushed after `mark` gave `to`, newest first."""
+        while len(self._journal) > to:
+            key, state, position, newest = self._journal.pop()
+            del state.ts[position]
+            for series in state.series:
+                series.remove(position)
+            for gap, starts in zip(self.plan.sessions, state.session_starts, strict=True):
+                del starts[position]
+                _mend_sessions(state.ts, starts, gap, position)
+            state.max_ts = newest
+            if newest is None:
+                del self.keys[key]
+
+    def mark(self) -> int:
+        """How much `undo` would have to leave."""
+        return len(self._journal)
+
+    def _insert(self, state: KeyState, ts: int, values: Sequence[Any]) -> int:
+        rows = state.ts
+        if not rows or ts >= rows[-1]:
+            position = len(rows)
+            rows.append(ts)
+            for series, value in zip(state.series, values, strict=True):
+                series.values.append(value)
+        else:
+            position = bisect_right(rows, ts)
+            rows.insert(position, ts)
+            for series, value in zip(state.series, values, strict=True):
+                series.insert(position, value)
+        for gap, starts in zip(self.plan.sessions, state.session_starts, strict=True):
+            starts.insert(position, ts)
+            _mend_sessions(rows, starts, gap, position)
+        return position
+
+    def _answer(
+        self, state: KeyState, cells: FrameCells, lower: Callable[[list[int], int, int], int],
+        ts: int, position: int, answer: list[Any],
+    ) -> None:  # fmt: skip
+        high = position + 1 if cells.frame.own_row else position
+        if cells.settles:
+            self._answer_settled(state, cells, ts, high, answer)
+            return
+        if cells.session >= 0:
+            low = bisect_left(state.ts, state.session_starts[cells.session][position])
+        else:
+            low = lower(state.ts, ts, position)
+        for window in cells.counts:
+            answer[window] = high - low
+        for cell in cells.cells:
+            series = state.series[cell.series]
+            if cell.quick is not None and high - low < PLAIN_ROWS:
+                values = series.values[low:high]
+                if None in values:
+                    values = [v for v in values if v is not None]
+                if values:
+                    for (window, _), value in zip(cell.finish, cell.quick(values), strict=True):
+                        answer[window] = value
+            elif cell.whole:
+                _finish(cell, Sample(_present(series.values[low:high]), (), []), answer)
+            else:
+                _finish(cell, series.sample(low, high), answer)
+
+    def _answer_settled(
+        self, state: KeyState, cells: FrameCells, ts: int, high: int, answer: list[Any]
+    ) -> None:
+        """Whole tiles of settled rows, then the rows that are not settled yet."""
+        frame, tiles = cells.frame, state.tiles[cells.tiling]
+        first_tile, low = 0, state.settled
+        if frame.kind == "sliding":
+            start = (ts - frame.size_us) // frame.tile_us * frame.tile_us
+            first_tile = bisect_left(tiles.starts, start)
+            low = bisect_left(state.ts, start, state.settled)
+        for cell in cells.cells:
+            recent = state.series[cell.series].sample(low, max(low, high))
+            blocks = tiles.partials[cell.series][first_tile:]
+            if recent.blocks:
+                # Settled rows come first, and a sample's head stands before its blocks.
+                head = summarise(recent.head, state.series[cell.series].needs)
+                blocks = [*blocks, head, *recent.blocks]
+            _finish(cell, Sample([], blocks, recent.tail if recent.blocks else recent.edge), answer)
+
+    def _settle(self, state: KeyState) -> None:
+        """Move rows that nothing can precede any more, ts < max_ts - late, into the tiles."""
+        assert state.max_ts is not None
+        end = bisect_left(state.ts, state.max_ts - self.plan.late_us, state.settled)
+        if end == state.settled:
+            return
+        for tiling, tiles in zip(self.plan.tilings, state.tiles, strict=True):
+            for start, low, high in _tile_runs(state.ts, state.settled, end, tiling.tile_us):
+                parts = [summarise(s.values[low:high], s.needs) for s in state.series]
+                tiles.add(start, parts)
+            if tiling.span_us:
+                oldest = state.max_ts - self.plan.late_us - tiling.span_us
+                tiles.drop_before(oldest // tiling.tile_us * tiling.tile_us)
+        state.settled = end
+
+    def _evict(self, state: KeyState) -> None:
+        """Drop rows that no window can reach any more, whole blocks at a time."""
+        assert state.max_ts is not None
+        cut = state.max_ts - self.plan.late_us
+        settled = state.settled if self.plan.tilings else len(state.ts)
+        keep = retained_from(self.plan, state.ts, cut, settled)
+        first = bisect_left(state.ts, cut)
+        for gap, starts in zip(self.plan.sessions, state.session_starts, strict=True):
+            if first and cut - state.ts[first - 1] < gap:
+                keep = min(keep, bisect_left(state.ts, starts[first - 1]))
+        used = [n for s in state.series for n, blocks in enumerate(s.blocks) if blocks]
+        keep -= keep % (BLOCK ** (max(used) + 1) if used else 1)
+        del state.ts[:keep]
+        for series in state.series:
+            series.evict(keep)
+        for starts in state.session_starts:
+            del starts[:keep]
+        state.settled = max(0, state.settled - keep)
+        # A quarter more rows before the next look keeps the cost of moving a list at O(1) a row.
+        state.evict_at = len(state.ts) + max(2 * BLOCK, len(state.ts) // 4)
+
+
+def _finish(cell: Cell, sample: Sample, answer: list[Any]) -> None:
+    for window, finish in cell.finish:
+        answer[window] = finish(sample)
+
+
+def _tile_runs(ts: list[int], low: int, high: int, tile_us: int) -> Iterator[tuple[int, int, int]]:
+    """(tile start, first row, end) of each run of rows in one tile; tile 0 is all of time."""
+    while low < high:
+        start = ts[low] // tile_us * tile_us if tile_us else limits.event_time_us_min
+        end = bisect_left(ts, start + tile_us, low, high) if tile_us else high
+        yield start, low, end
+        low = end
+
+
+def _mend_sessions(ts: list[int], starts: list[int], gap: int, position: int) -> None:
+    """Set each row's session start from `position` on, until nothing changes any more."""
+    for row in range(position, len(ts)):
+        joined = row > 0 and ts[row] - ts[row - 1] < gap
+        start = starts[row - 1] if joined else ts[row]
+        if row > position and starts[row] == start:
+            return
+        starts[row] = start

@@ -1,0 +1,1 @@
+"""WHAT TRAVELS: schemas, Arrow IPC, and the metadata beside it; the same bytes everywhere."""
