@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
+import pyarrow as pa
 
 from hofflight.clock import SystemClock
 from hofflight.engine.app import App
@@ -14,9 +17,13 @@ from hofflight.errors import StoreFormat
 from hofflight.eventlog.local import LocalLog, LogReader, SyncThread
 from hofflight.eventlog.lock import StoreLock
 from hofflight.features.registry import Registry
+from hofflight.observe.metrics import exposition, named
 from hofflight.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
     from hofflight.clock import Clock
     from hofflight.eventlog.protocol import EventLog
 
@@ -90,3 +97,63 @@ def read_store(path: str | Path) -> tuple[Registry, dict[str, LogReader]]:
     names = sorted(p.name for p in store.log.iterdir()) if store.log.exists() else []
     registry = Registry(store.registry, read_only=True)
     return registry, {name: LogReader(store.log / name) for name in names}
+
+
+# --- serve ----------------------------------------------------------------------------------------
+
+
+async def serve(
+    app: App, settings: Settings, *, ready: Callable[[str], None], stop: asyncio.Event
+) -> bool:
+    """Put Flight before an opened store until `stop` is set; True if every request was answered.
+
+    1. warm up: the first client must not wait for what the engine loads on first use
+    2. bind, tell the lock file where, call `ready` with the address
+    3. wait for `stop`, then drain; closing the store is left to the caller
+
+    Raises: SettingsError (HOF-601), UnsafeBind (HOF-602).
+    """
+    from hofflight.server.serve import FlightServer
+
+    def metrics() -> bytes:
+        counted = named("server", dataclasses.asdict(server.stats))
+        return exposition({**app.engine.metrics(), **counted})
+
+    server = FlightServer(app.engine, settings.server, metrics=metrics)
+    # 1. warm up
+    warm_up(app)
+    # What lives now lives until the end: a full collection need not walk it (tens of ms at p99).
+    gc.collect()
+    gc.freeze()
+    # 2. bind
+    port = await server.start()
+    host = settings.server.grpc.rpartition(":")[0]
+    scheme = "grpc+tls" if settings.server.tls_certificate else "grpc"
+    address = f"{scheme}://{host}:{port}"
+    app.announce(address)
+    ready(address)
+    # 3. wait, drain
+    await stop.wait()
+    return await server.drain()
+
+
+def warm_up(app: App) -> None:
+    """Answer one made-up row per view of expressions, as a peek: nothing of it is kept.
+
+    Functions of users are not called with made-up rows. pyarrow imports pandas, where it is
+    installed, at its first conversion: 0.5 s that no request should pay.
+    """
+    pa.array([0.0]).to_numpy()
+    for served in app.views():
+        if not app.engine.group(served.group, served.group_version).is_opaque:
+            row = {field.name: _made_up(field.type) for field in served.input_schema}
+            app.vector(served.view, row, version=served.version, store=False)
+
+
+def _made_up(column_type: pa.DataType) -> object:
+    """A value that any column of this type may hold, as a key too."""
+    if column_type in (pa.string(), pa.binary()):
+        return "" if column_type == pa.string() else b""
+    if column_type == pa.bool_():
+        return False
+    return 0.0 if pa.types.is_floating(column_type) else 0

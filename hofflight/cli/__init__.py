@@ -1,1 +1,1 @@
-
+"""THE COMMAND LINE."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from hofflight.engine.lane import FunctionWatch, Lane
@@ -14,6 +14,7 @@ from hofflight.engine.turn import EngineCounters, Stream
 from hofflight.errors import CodeNotLoaded, StorageFailed, TransformTimeout, UnknownView, Wedged
 from hofflight.eventlog.protocol import Entry, EntryMeta, Served
 from hofflight.features.view import View, implicit_view
+from hofflight.observe.metrics import named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -78,7 +79,9 @@ class Engine:
             runner = Runner(group)
             self._recover(work, runner)
             work.stream.runners[group.version] = runner
+            work.stream.has_functions |= runner.has_function
             if group.is_opaque and work.lane is None:
+                work.stream.watch = work.watch
                 work.lane = Lane(record.stream, lambda requests: self._turn(work, requests))
                 self._watch()
         self._groups[group.name, group.version] = group
@@ -135,6 +138,15 @@ class Engine:
         elif requests:
             self._submit(self._work_of(requests[0]), requests)
 
+    def metrics(self) -> dict[str, float]:
+        """The engine's metrics by full name."""
+        keys = wedged = 0
+        for work in self._works.values():
+            keys += sum(len(runner.state.keys) for runner in work.stream.runners.values())
+            wedged += work.watch.wedged
+        counted = {**asdict(self.counters), "keys": keys, "groups_wedged": wedged}
+        return named("engine", counted)
+
     def close(self) -> None:
         """Finish what waits, write snapshots and close the logs."""
         self._stopping.set()
@@ -171,12 +183,11 @@ class Engine:
         return self._served.setdefault((view.name, view.version), served)
 
     def _new_work(self, name: str) -> _Work:
-        watch = FunctionWatch(self._clock)
         log = self._open_log(name)
-        stream = Stream(name, log, self._clock, self._settings, self.counters, watch)
+        stream = Stream(name, log, self._clock, self._settings, self.counters)
         for position, meta in log.read_meta():
             stream.ids.add(meta.id, position, number=meta.number, arrival_us=meta.arrival_us)
-        work = self._works[name] = _Work(stream, threading.RLock(), watch)
+        work = self._works[name] = _Work(stream, threading.RLock(), FunctionWatch(self._clock))
         work.snapshot_number = log.last_number()
         return work
 

@@ -81,6 +81,7 @@ class Runner:
         self.group = group
         self.plan = GroupPlan(group)
         self.state = self.plan.new_state()
+        self.has_function = bool(group.opaque_output)
         self.code_hash = group.code_hash()
         self.reader = BatchReader(group.input)
         self.full_reader = BatchReader(self.plan.schema)
@@ -108,7 +109,7 @@ class Runner:
             return Decoded(layout.rows, None, self.reader.read_batch(head, body))
         raw = layout.read_row(body)
         # The group's own function takes Arrow, even of one row.
-        batch = self.reader.read_batch(head, body) if self.group.opaque_output else None
+        batch = self.reader.read_batch(head, body) if self.has_function else None
         return Decoded(1, raw, batch)
 
     def call_functions(

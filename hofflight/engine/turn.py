@@ -76,10 +76,11 @@ class Stream:
     def __init__(
         self, name: str, log: EventLog, clock: Clock, settings: EngineSettings,
         counters: EngineCounters,
-        watch: FunctionWatch | None = None,
     ) -> None:  # fmt: skip
         self.name = name
-        self.watch = watch or FunctionWatch(clock)
+        # Set once a group of opaque functions is loaded: their thread is watched.
+        self.watch: FunctionWatch | None = None
+        self.has_functions = False
         self.log = log
         self.clock = clock
         self.counters = counters
@@ -92,20 +93,15 @@ class Stream:
         self.counters.turns += 1
         self.counters.requests += len(requests)
         works: list[Work] = []
-        again: list[Request] = []
-        seen: set[bytes] = set()
-        for request in requests:
-            if request.store and request.id in seen:
-                again.append(request)  # the same id twice in one turn: answered from the log
-                continue
-            seen.add(request.id)
-            self._decode(request, started_s, works)
-        self._transform(works, arrival_us)
+        again = self._decode_all(requests, started_s, works)
+        if self.has_functions:
+            self._transform(works, arrival_us)
         entries, logged = self._windows(works, arrival_us)
-        self.watch.done()
+        if self.watch is not None:
+            self.watch.done()
         if entries:
             self._log(entries, logged)
-        self._reply([w for w in works if w.answer is not None], started_s)
+        self._reply(works, started_s)
         if again:
             self.turn(again)
 
@@ -115,6 +111,20 @@ class Stream:
             for version, runner in self.runners.items():
                 if version != but and runner.folded < entry.meta.number:
                     runner.fold(entry)
+
+    def _decode_all(
+        self, requests: Sequence[Request], now_s: float, works: list[Work]
+    ) -> list[Request]:
+        """Decode into `works`; what repeats an id of this very turn is left for the next."""
+        again: list[Request] = []
+        seen: set[bytes] = set()
+        for request in requests:
+            if request.store and request.id in seen:
+                again.append(request)
+                continue
+            seen.add(request.id)
+            self._decode(request, now_s, works)
+        return again
 
     def _decode(self, request: Request, now_s: float, works: list[Work]) -> None:
         runner = self.runners[request.served.group_version]
@@ -140,10 +150,10 @@ class Stream:
 
     def _transform(self, works: list[Work], arrival_us: int) -> None:
         for runner in {id(w.runner): w.runner for w in works}.values():
-            if not runner.group.opaque_output:
+            if not runner.has_function:
                 continue
             mine = [w for w in works if w.runner is runner]
-            self.watch.touch()
+            self._touch()
             outcomes = runner.call_functions([w.decoded for w in mine], arrival_us)
             for work, outcome in zip(mine, outcomes, strict=True):
                 if isinstance(outcome, TransformFailed):
@@ -169,7 +179,8 @@ class Stream:
         """Answer one request; its log entry, unless it only peeked."""
         request, runner = work.request, work.runner
         mark = runner.state.mark()
-        self.watch.touch()
+        if self.watch is not None:
+            self.watch.touch()
         try:
             if work.failed is not None:
                 raise work.failed
@@ -224,15 +235,19 @@ class Stream:
     def _reply(self, works: list[Work], started_s: float) -> None:
         engine_us = int((self.clock.monotonic_s() - started_s) * 1e6)
         for work in works:
-            assert work.answer is not None
-            work.answer.meta.timings_us = {"engine": engine_us}
-        self.log.when_durable(lambda: self._reply_now(works))
+            if work.answer is not None:
+                work.answer.meta.timings_us = {"engine": engine_us}
+        if self.log.is_durable_at_once:
+            self._reply_now(works)
+        else:
+            self.log.when_durable(lambda: self._reply_now(works))
 
     def _reply_now(self, works: list[Work]) -> None:
         now_s = self.clock.monotonic_s()
         for work in works:
             request, answer = work.request, work.answer
-            assert answer is not None
+            if answer is None:
+                continue  # refused before, by a bug of ours
             if request.deadline_s is not None and now_s > request.deadline_s:
                 msg = "the rows were counted and answered, but after the deadline"
                 error = AnsweredTooLate(msg, hint="ask again with the same request id")

@@ -1,8 +1,8 @@
 """The embedded event log: append-only segment files, one directory per (group, input schema).
 
-An append is one `write` (measured 2.7 us, against 16 for SQLite and 9 for LMDB; docs/adr/0002) and
-survives the death of the process at once; a sync thread makes it survive a power loss, every
-`sync_interval_ms` or before the answer leaves (`durability`).
+An append survives the death of the process at once; a sync thread makes it survive a power loss,
+every `sync_interval_ms` or before the answer leaves (`durability`). Why not a database:
+docs/adr/0002.
 """
 
 from __future__ import annotations
@@ -14,13 +14,25 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from hofflight import limits
 from hofflight.errors import LogCorrupt, StorageFailed
 from hofflight.eventlog.directory import sync_directory
-from hofflight.eventlog.frames import MAGIC, Frame, decode_entry, decode_meta, encode_entry, read_frames
+from hofflight.eventlog.frames import (
+    MAGIC,
+    Frame,
+    decode_entry,
+    decode_meta,
+    encode_entry,
+    encode_head,
+    heads_of,
+    read_frames,
+)
+from hofflight.eventlog.segment import Segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+    from typing import BinaryIO
 
     from hofflight.eventlog.protocol import Entry, EntryMeta
     from hofflight.settings import LogSettings
@@ -50,17 +62,20 @@ class LogReader:
 
         Raises: LogCorrupt (HOF-502).
         """
-        for position, payload in self._payloads(after):
-            entry = decode_entry(payload)
-            if entry.meta.number > after:
-                yield position, entry
+        for ordinal, path, expected in self._segments_after(after):
+            heads: dict[int, bytes] = {}
+            for frame in whole_frames(path, expected):
+                if not frame.is_entry:
+                    heads[frame.offset] = frame.payload[1:]
+                elif decode_meta(frame.payload).number > after:
+                    yield _position(ordinal, frame.offset), decode_entry(frame.payload, heads)
 
     def read_meta(self, after: int = 0) -> Iterator[tuple[int, EntryMeta]]:
         """(position, metadata) of every entry numbered above `after`; cheaper than `read`."""
-        for position, payload in self._payloads(after):
-            meta = decode_meta(payload)
-            if meta.number > after:
-                yield position, meta
+        for ordinal, path, expected in self._segments_after(after):
+            for frame in whole_frames(path, expected):
+                if frame.is_entry and (meta := decode_meta(frame.payload)).number > after:
+                    yield _position(ordinal, frame.offset), meta
 
     def entry_at(self, position: int) -> Entry:
         """The entry at a position.
@@ -71,25 +86,53 @@ class LogReader:
         for number, _, path in self.segments():
             if number == ordinal:
                 with path.open("rb") as file:
-                    file.seek(offset)
-                    for frame in read_frames(file):
-                        return decode_entry(frame.payload)
+                    payload = _frame_at(file, offset).payload
+                    heads = {at: _frame_at(file, at).payload[1:] for at in heads_of(payload)}
+                    return decode_entry(payload, heads)
         msg = f"no entry at position {position} of {self.directory.name}"
         raise LogCorrupt(msg)
 
-    def _payloads(self, after: int) -> Iterator[tuple[int, bytes]]:
+    def _segments_after(self, after: int) -> Iterator[tuple[int, Path, range]]:
+        """(ordinal, path, numbers it must hold) of segments with entries above `after`.
+
+        Nobody knows yet where the last one ends: its numbers are empty.
+        """
         segments = self.segments()
-        for index, (ordinal, _, path) in enumerate(segments):
+        for index, (ordinal, first, path) in enumerate(segments):
             is_last = index + 1 == len(segments)
-            if not is_last and segments[index + 1][1] <= after + 1:
-                continue  # everything in it is at or before `after`
-            end = len(MAGIC)
-            for frame in frames_of(path):
-                end = frame.end
-                yield ordinal << _OFFSET_BITS | frame.offset, frame.payload
-            if not is_last and end != path.stat().st_size:
-                msg = f"{path.name} of {self.directory.name} is damaged at byte {end}"
-                raise LogCorrupt(msg, hint="restore the file; later segments are intact")
+            end = first if is_last else segments[index + 1][1]
+            if is_last or end > after + 1:
+                yield ordinal, path, range(first, end)
+
+
+def whole_frames(path: Path, expected: range) -> Iterator[Frame]:
+    """The frames of a segment, which must hold the entries up to the next one's first.
+
+    What follows them does not matter: a writer that was killed leaves room that it kept free.
+    Raises: LogCorrupt (HOF-502).
+    """
+    end, last = len(MAGIC), None
+    for frame in frames_of(path):
+        end, last = frame.end, frame if frame.is_entry else last
+        yield frame
+    number = decode_meta(last.payload).number if last else expected.start - 1
+    if number + 1 < expected.stop:
+        missing = f"entries {number + 1} to {expected.stop - 1} are missing"
+        msg = f"{path.name} of {path.parent.name} is damaged at byte {end}: {missing}"
+        raise LogCorrupt(msg, hint="restore the file; later segments are intact")
+
+
+def _position(ordinal: int, offset: int) -> int:
+    return ordinal << _OFFSET_BITS | offset
+
+
+def _frame_at(file: BinaryIO, offset: int) -> Frame:
+    file.seek(offset)
+    frame = next(read_frames(file), None)
+    if frame is None:
+        msg = f"no whole frame at byte {offset}"
+        raise LogCorrupt(msg)
+    return frame
 
 
 def frames_of(path: Path) -> Iterator[Frame]:
@@ -167,12 +210,13 @@ class LocalLog(LogReader):
         directory.mkdir(parents=True, exist_ok=True)
         self._sync_thread = sync
         self._settings = settings
+        self.is_durable_at_once = settings.durability == "interval"
         self._is_dirty = False
         self._failed = ""
-        self._fd = -1
-        self._ordinal = self._number = self._size = 0
+        self._ordinal = self._number = 0
+        self._heads: dict[bytes, int] = {}  # where this segment has them
         self._lock = threading.Lock()
-        self._recover()
+        self._segment: Segment | None = self._recover()
 
     def last_number(self) -> int:
         """Number of the last entry; 0 when empty."""
@@ -183,17 +227,10 @@ class LocalLog(LogReader):
 
         Raises: StorageFailed (HOF-304); nothing was written.
         """
-        frames = [encode_entry(entry) for entry in entries]
         with self._lock:
             if self._failed:
                 raise StorageFailed(self._failed, hint="restart the server when the disk is well")
-            if self._size >= self._settings.segment_bytes_max:
-                self._start_segment(self._number + 1)
-            self._write(frames)
-            positions = []
-            for frame in frames:
-                positions.append(self._ordinal << _OFFSET_BITS | self._size)
-                self._size += len(frame)
+            positions = self._write(entries)
             self._number = entries[-1].meta.number
         if not self._is_dirty:
             self._is_dirty = True
@@ -201,21 +238,18 @@ class LocalLog(LogReader):
         return positions
 
     def when_durable(self, done: Callable[[], None]) -> None:
-        """Call `done` at once (`interval`) or after the next sync (`batch`)."""
-        if self._settings.durability == "interval":
-            done()
-        else:
-            self._sync_thread.call_when_durable(done)
+        """Call `done` after the next sync, on the sync thread."""
+        self._sync_thread.call_when_durable(done)
 
     def sync(self) -> None:
         """Make what was appended durable. A failed sync ends writing: the kernel may have dropped
         the pages, so a second try would succeed and lie (fsyncgate)."""
         with self._lock:
             self._is_dirty = False
-            if self._fd < 0:
+            if self._segment is None:
                 return
             # A descriptor of our own: appends go on, and the segment may change meanwhile.
-            fd = os.dup(self._fd)
+            fd = self._segment.duplicate()
         try:
             os.fdatasync(fd)
         except OSError as error:
@@ -226,55 +260,82 @@ class LocalLog(LogReader):
 
     def close(self) -> None:
         """Make everything durable and let go of the file."""
-        self.sync()
         with self._lock:
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+            if self._segment is not None:
+                self._segment.close()
+                self._segment = None
 
-    def _write(self, frames: list[bytes]) -> None:
-        data = b"".join(frames)
+    def _write(self, entries: Sequence[Entry]) -> list[int]:
+        """Frames of the entries, and of heads that this segment has not seen, at its end."""
         try:
-            written = os.write(self._fd, data)
-            while written < len(data):
-                written += os.write(self._fd, data[written:])
+            segment = self._roomy_segment()
+            if len(self._heads) >= limits.layouts_max:
+                self._heads.clear()
+            heads = self._heads
+            frames: list[bytes] = []
+            positions: list[int] = []
+            end, new = segment.size, {}
+            for entry in entries:
+                for head in (entry.head, entry.answer_head):
+                    if head and head not in heads and head not in new:
+                        new[head] = end
+                        frames.append(encode_head(head))
+                        end += len(frames[-1])
+                known = {**heads, **new} if new else heads
+                frame = encode_entry(
+                    entry, known.get(entry.head, 0), known.get(entry.answer_head, 0)
+                )
+                positions.append(_position(self._ordinal, end))
+                frames.append(frame)
+                end += len(frame)
+            segment.reserve(end - segment.size)
         except OSError as error:
-            # Whatever part was written would be a torn frame in the middle: take it back.
-            os.ftruncate(self._fd, self._size)
             msg = f"the event log could not be written: {error.strerror}"
             raise StorageFailed(msg, hint="free disk space; nothing was counted") from error
+        segment.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        heads.update(new)
+        return positions
 
-    def _recover(self) -> None:
+    def _roomy_segment(self) -> Segment:
+        segment = self._segment
+        if segment is None:
+            msg = "the event log is closed"
+            raise StorageFailed(msg)
+        if segment.size >= self._settings.segment_bytes_max:
+            fresh = self._new_segment(self._number + 1)
+            segment.close()
+            self._segment = segment = fresh
+        return segment
+
+    def _recover(self) -> Segment:
         """Cut the tail that a crash tore, keep the cut bytes aside, and go on after it."""
         segments = self.segments()
         if not segments:
-            self._start_segment(1)
-            return
+            return self._new_segment(1)
         self._ordinal, first, path = segments[-1]
         end, self._number = len(MAGIC), first - 1
         for frame in frames_of(path):
-            end, self._number = frame.end, decode_meta(frame.payload).number
-        size = path.stat().st_size
-        if size < end:
-            path.write_bytes(MAGIC)
-        elif size > end:
-            with path.open("rb") as file:
-                file.seek(end)
-                path.with_suffix(f".torn-{end}").write_bytes(file.read())
-            os.truncate(path, end)
+            end = frame.end
+            if frame.is_entry:
+                self._number = decode_meta(frame.payload).number
+            else:
+                self._heads[frame.payload[1:]] = frame.offset
+        data = path.read_bytes()
+        torn = data[end:].rstrip(b"\0")  # zeros are the room that was kept free
+        if torn:
+            path.with_suffix(f".torn-{end}").write_bytes(torn)
             _events.warning(
-                "log_tail_cut", log=self.directory.name, bytes=size - end, last_number=self._number
+                "log_tail_cut", log=self.directory.name, bytes=len(torn), last_number=self._number
             )
-        self._size = end
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        if len(data) < len(MAGIC):
+            end = 0  # a crash while the segment was made
+        os.truncate(path, end)
+        return Segment(path, end)
 
-    def _start_segment(self, first: int) -> None:
-        if self._fd >= 0:
-            os.fdatasync(self._fd)
-            os.close(self._fd)
-        self._ordinal += 1
-        path = self.directory / f"{self._ordinal:08d}-{first:019d}.log"
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.write(self._fd, MAGIC)
-        self._size = len(MAGIC)
+    def _new_segment(self, first: int) -> Segment:
+        path = self.directory / f"{self._ordinal + 1:08d}-{first:019d}.log"
+        segment = Segment(path, 0)
         sync_directory(self.directory)
+        self._ordinal += 1
+        self._heads = {}
+        return segment

@@ -130,8 +130,11 @@ class EventLog(Protocol):
 
     `append` hands all entries to the operating system before it returns, or none: what was
     appended survives the death of the process. What survives a power loss is the store's
-    `durability`. One writer; readers see whole entries only.
+    `durability`; `is_durable_at_once` says that nobody waits for it. One writer; readers see whole
+    entries only.
     """
+
+    is_durable_at_once: bool
 
     def append(self, entries: Sequence[Entry]) -> list[int]:
         """Write entries with ascending numbers and give the position of each, for `entry_at`.
@@ -158,7 +161,7 @@ class EventLog(Protocol):
     def when_durable(self, done: Callable[[], None]) -> None:
         """Call `done` once everything appended so far is as durable as the store promises.
 
-        Thread: the caller's when nothing is waited for, else the log's sync thread.
+        Thread: the log's sync thread.
         """
         ...
 

@@ -305,7 +305,7 @@ def kind_of(expression: Expression, columns: Mapping[str, pa.DataType], where: s
 
 def unknown_column(name: str, columns: Mapping[str, object], where: str) -> UnknownColumn:
     """The error for a name that is not among `columns`, with the nearest name as a hint."""
-    near = get_close_matches(name, list(columns), n=1)
+    near = get_close_matches(str(name), list(columns), n=1)
     return UnknownColumn(
         f"{where}: there is no column {name!r}; there are {', '.join(columns)}",
         hint=f"did you mean {near[0]!r}?" if near else "",

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, get_args
 import pyarrow as pa
 
 from hofflight import limits
-from hofflight.errors import InvalidName, MissingFunction, WrongType
+from hofflight.errors import InvalidName, InvalidWindow, MissingFunction, WrongType
 from hofflight.features.expression import Expression, columns_of, type_of, unknown_column
 from hofflight.features.window import Window, duration_us
 from hofflight.wire.schema import COLUMN_TYPES, TIMESTAMP
@@ -193,7 +193,7 @@ def feature_group(
         msg = f"group {name!r}: mode must be one of {get_args(Mode)}, got {mode!r}"
         raise WrongType(msg)
     schema = _input_schema(name, input)
-    keys = (key,) if isinstance(key, str) else tuple(key)
+    keys = tuple(key) if isinstance(key, list | tuple) else (key,)
     _require_key(name, keys, event_time, schema)
     group = FeatureGroup(
         name, version, keys, event_time, schema, dict(output or {}), dict(windows or {}),
@@ -212,7 +212,7 @@ def _typed(group: FeatureGroup) -> FeatureGroup:
     for name, window in group.windows.items():
         if not isinstance(window, Window):
             msg = f"window {name!r} has no frame: {window!r}"
-            raise WrongType(msg, hint="end it with .over('10m'), .last(100), .lifetime(), ...")
+            raise InvalidWindow(msg, hint="end it with .over('10m'), .last(100), .lifetime(), ...")
     window_types = {n: w.result_type(columns, n) for n, w in group.windows.items()}
     columns |= window_types
     derive_types = {n: _derive_type(n, d, columns) for n, d in group.derive.items()}
@@ -248,11 +248,18 @@ def _input_schema(name: str, columns: Mapping[str, pa.DataType]) -> pa.Schema:
         msg = f"group {name!r}: input= must map column names to Arrow types"
         raise WrongType(msg)
     for column, column_type in columns.items():
-        if column_type not in COLUMN_TYPES:
-            hint = "timestamps are hof.TIMESTAMP" if pa.types.is_timestamp(column_type) else ""
+        _require_name(column, "input column")
+        if not _is_column_type(column_type):
+            is_time = isinstance(column_type, pa.TimestampType)
+            hint = "timestamps are hof.TIMESTAMP" if is_time else ""
             msg = f"input column {column!r}: the type {column_type} is not supported"
             raise WrongType(msg, hint=hint or f"one of {', '.join(sorted(map(str, COLUMN_TYPES)))}")
     return pa.schema(list(columns.items()))
+
+
+def _is_column_type(value: object) -> bool:
+    """Text is none: pyarrow's types equal their own names, so "float" would pass a lookup."""
+    return isinstance(value, pa.DataType) and value in COLUMN_TYPES
 
 
 def _require_key(name: str, keys: tuple[str, ...], event_time: str, schema: pa.Schema) -> None:
@@ -279,7 +286,7 @@ def _require_key(name: str, keys: tuple[str, ...], event_time: str, schema: pa.S
 def _output_type(name: str, output: object, columns: Mapping[str, pa.DataType]) -> pa.DataType:
     if isinstance(output, Expression):
         return type_of(output, columns, f"output {name!r}")
-    if output not in COLUMN_TYPES:
+    if not _is_column_type(output):
         msg = f"output {name!r} must be an expression or a supported Arrow type, got {output!r}"
         raise WrongType(msg)
     return output

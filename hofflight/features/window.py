@@ -102,7 +102,7 @@ class Window:
     parameter: float = 0
 
     def __str__(self) -> str:
-        parts = [p for p in (self.column, f"{self.parameter:g}" if self.parameter else "") if p]
+        parts = [p for p in (self.column, repr(self.parameter) if self.parameter else "") if p]
         if self.where is not None:
             parts.append(f"where={self.where}")
         return f"{self.function}({', '.join(parts)}).{self.frame}"

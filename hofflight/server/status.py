@@ -48,8 +48,12 @@ async def abort(context: Any, error: HofError) -> NoReturn:
     raise AssertionError
 
 
-def incident(error: BaseException, log: Any, new_id: Callable[[], bytes], doing: str) -> InternalError:
+def incident(
+    error: BaseException, log: Any, new_id: Callable[[], bytes], doing: str
+) -> InternalError:
     """What a client is told of our own bug: a number under which the log has the rest."""
     number = new_id().hex()
     log.error("incident", incident=number, doing=doing, exc_info=error)
-    return InternalError(f"internal error, incident {number}", hint="the server's log has the details")
+    return InternalError(
+        f"internal error, incident {number}", hint="the server's log has the details"
+    )

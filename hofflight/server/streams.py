@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 
 from hofflight.errors import HofError, Overloaded
+from hofflight.server.hangup import hang_up
 from hofflight.server.status import status_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from hofflight.server.admission import Admission
+    from hofflight.server.counters import ServerStats
 
 READING: Final = 0
 WORKING: Final = 1
@@ -41,10 +43,11 @@ class Stream:
 class Streams:
     """All open streams of a server. `ending`, once set, is why no further one is opened."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, stats: ServerStats) -> None:
         self.open: set[Stream] = set()
         self.ending: HofError | None = None
         self._admission = admission
+        self._stats = stats
         self._emptied = asyncio.Event()
         self._aborts: set[asyncio.Task[None]] = set()
 
@@ -60,11 +63,13 @@ class Streams:
         self._admission.open_stream()
         stream = Stream(context)
         self.open.add(stream)
+        self._stats.streams_open = len(self.open)
         return stream
 
     def leave(self, stream: Stream) -> None:
         """The handler of a stream returns."""
         self.open.discard(stream)
+        self._stats.streams_open = len(self.open)
         self._admission.close_stream()
         if not self.open:
             self._emptied.set()
@@ -85,16 +90,22 @@ class Streams:
     def end_slow_readers(self, now_s: float, timeout_ms: int) -> int:
         """End streams that have been writing one message since `timeout_ms`; gives their number.
 
-        What was written stays in gRPC until the client reads or goes, so the handler and its share
-        of the bounds stay with it: memory is never more than what admission counts.
+        The status waits behind what was written, until the client reads or goes: so the handler
+        and its share of the bounds stay too, and memory is never more than what admission counts.
+        After the same time again the connection is closed.
         """
         slow = []
         for stream in self.open:
-            if stream.state != WRITING or stream.ending:
+            if stream.state != WRITING:
                 stream.seen_written = -1
             elif stream.seen_written != stream.written:
                 stream.seen_written, stream.seen_s = stream.written, now_s
-            elif (now_s - stream.seen_s) * 1_000 >= timeout_ms:
+            elif (now_s - stream.seen_s) * 1_000 < timeout_ms:
+                continue
+            elif stream.ending:
+                hang_up(stream.context.peer())
+            else:
+                stream.seen_s = now_s
                 slow.append(stream)
         msg = f"the stream was ended, no answer was read for {timeout_ms} ms"
         self._abort(slow, Overloaded(msg, hint="read answers while you send requests"))

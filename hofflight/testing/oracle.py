@@ -10,15 +10,28 @@ as microseconds since 1970, dates as days since 1970, null as None. A row's plac
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
-from hofflight.testing.oracle_expression import evaluate
+from hofflight.features.expression import (
+    ARITHMETIC,
+    COMPARISON,
+    DATE_PARTS,
+    Call,
+    Column,
+    Expression,
+    Literal,
+    kind_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    import pyarrow as pa
 
     from hofflight.features.group import FeatureGroup
     from hofflight.features.window import Frame, Window
@@ -80,7 +93,7 @@ _NO: Final[frozenset[str]] = frozenset()
 
 
 def late_rows(keys: Sequence[object], times: Sequence[int], late_us: int) -> list[bool]:
-    """r is late if r.ts < max(ts of earlier rows of its key) - late."""
+    """Per row, whether r.ts < max(ts of earlier rows of its key) - late."""
     late = []
     for r in range(len(keys)):
         earlier = [times[s] for s in range(r) if keys[s] == keys[r]]
@@ -141,8 +154,13 @@ def _frame_with_own_row(frame: Frame, visible: Sequence[int], times: Sequence[in
 
 def cleaned(values: Iterable[Any]) -> list[Any]:
     """The values without null and NaN, -0.0 as 0.0."""
-    present = [value for value in values if value is not None and value == value]  # noqa: PLR0124 NaN
+    present = [value for value in values if value is not None and not is_nan(value)]
     return [value + 0.0 if isinstance(value, float) else value for value in present]
+
+
+def is_nan(value: object) -> bool:
+    """Whether this is a float that is not a number."""
+    return isinstance(value, float) and math.isnan(value)
 
 
 def aggregated(window: Window, values: Sequence[Any]) -> object:
@@ -154,19 +172,17 @@ def aggregated(window: Window, values: Sequence[Any]) -> object:
         return len(set(values))
     if not values:
         return None
-    results = {
-        "sum": lambda: None if overflows(values) else expected_sum(values),
-        "mean": lambda: expected_mean(values),
-        "var": lambda: expected_var(values),
-        "std": lambda: expected_std(values),
-        "min": lambda: min(values),
-        "max": lambda: max(values),
-        "first": lambda: values[0],
-        "last": lambda: values[-1],
-        "quantile": lambda: expected_quantile(values, parameter),
-        "top_k": lambda: expected_top_k(values, int(parameter)),
-    }
-    return results[function]()
+    if function == "first":
+        return values[0]
+    if function == "last":
+        return values[-1]
+    if function == "sum":
+        return None if overflows(values) else expected_sum(values)
+    if function == "quantile":
+        return expected_quantile(values, parameter)
+    if function == "top_k":
+        return expected_top_k(values, int(parameter))
+    return _of_values[function](values)
 
 
 def overflows(values: Sequence[Any]) -> bool:
@@ -229,3 +245,111 @@ def rounded(exact: Fraction) -> float:
         return float(exact)  # Python rounds a quotient of integers correctly
     except OverflowError:
         return math.inf if exact > 0 else -math.inf
+
+
+_of_values: Final[dict[str, Callable[[Sequence[Any]], object]]] = {
+    "mean": expected_mean,
+    "var": expected_var,
+    "std": expected_std,
+    "min": min,
+    "max": max,
+}
+
+
+# --- expressions, one row at a time, for where= ---------------------------------------------------
+
+
+def evaluate(
+    expression: Expression, row: Mapping[str, Any], columns: Mapping[str, pa.DataType]
+) -> Any:
+    """The expression's value for a row, None for null.
+
+    Raises:
+        OverflowError: integer arithmetic left int64.
+    """
+    if isinstance(expression, Column):
+        return row[expression.name]
+    if isinstance(expression, Literal):
+        return expression.value
+    assert isinstance(expression, Call)
+    args = [evaluate(arg, row, columns) for arg in expression.args]
+    kinds = [kind_of(arg, columns, "oracle") for arg in expression.args]
+    if "float" in kinds or expression.op == "/":  # a number beside a float becomes a float
+        args = [
+            float(arg) if kind == "int" and arg is not None else arg
+            for arg, kind in zip(args, kinds, strict=True)
+        ]
+    return _called(expression.op, args)
+
+
+def _called(op: str, args: list[Any]) -> Any:
+    value = args[0]
+    if op == "is_null":
+        return value is None
+    if op == "fill_null":
+        return args[1] if value is None else value
+    if op == "&":
+        return False if False in args else None if None in args else True
+    if op == "|":
+        return True if True in args else None if None in args else False
+    if any(arg is None for arg in args):
+        return None
+    if op == "is_in":
+        return any(value == other for other in args[1:])
+    if op in COMPARISON:
+        return _comparisons[op](*args)
+    if op in ARITHMETIC:
+        return _in_int64(_divided(*args) if op == "/" else _arithmetic[op](*args))
+    if op in DATE_PARTS:
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=value)
+        return moment.weekday() if op == "day_of_week" else getattr(moment, op)
+    return _in_int64(_functions[op](value))
+
+
+_comparisons: Final[dict[str, Callable[[Any, Any], bool]]] = {
+    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le,
+    ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+_arithmetic: Final[dict[str, Callable[[Any, Any], Any]]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul,
+}  # fmt: skip
+_functions: Final[dict[str, Callable[[Any], Any]]] = {
+    "~": operator.not_,
+    "abs": abs,
+    "negate": operator.neg,
+    "to_float": float,
+    "to_int": int,
+    # Python raises where IEEE has an answer.
+    "log": lambda x: _logarithm(math.log, x, 0),
+    "log10": lambda x: _logarithm(math.log10, x, 0),
+    "log1p": lambda x: _logarithm(math.log1p, x, -1),
+    "sqrt": lambda x: math.nan if x < 0 else math.sqrt(x),
+    "exp": lambda x: _exponential(float(x)),
+}
+
+
+def _in_int64(value: Any) -> Any:
+    if isinstance(value, int) and not INT64_MIN <= value <= INT64_MAX:
+        raise OverflowError(value)
+    return value
+
+
+def _divided(a: float, b: float) -> float:
+    if b != 0:
+        return a / b
+    if a == 0 or math.isnan(a):
+        return math.nan
+    return math.copysign(math.inf, a) * math.copysign(1, b)
+
+
+def _logarithm(function: Callable[[float], float], x: float, pole: int) -> float:
+    if x == pole:
+        return -math.inf
+    return math.nan if x < pole else function(x)
+
+
+def _exponential(x: float) -> float:
+    try:
+        return math.exp(x)
+    except OverflowError:
+        return math.inf

@@ -12,10 +12,11 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
 INT64_MIN: Final = -(2**63)
 INT64_MAX: Final = 2**63 - 1
@@ -45,13 +46,13 @@ class Needs:
 class Partial:
     """What is kept of some values, in (ts, seq) order; the empty partial is `Partial()`.
 
-    `sums` and `squares` are exact: floats whose exact total is the exact sum (of squares: as
-    integers and fractions); parts that no window asks for stay empty.
+    `sums` and `squares` are exact: a few numbers whose exact sum is the exact sum of the values
+    and of their squares; parts that no window asks for stay empty.
     """
 
     count: int = 0
     sums: Sequence[Any] = ()
-    squares: Fraction | int | None = 0
+    squares: Sequence[Any] = ()
     low: Any = None
     high: Any = None
     first: Any = None
@@ -77,6 +78,33 @@ def expansion(values: Sequence[float]) -> Sequence[float]:
     return parts
 
 
+def compact(parts: Sequence[Any]) -> Sequence[Any]:
+    """Fewer numbers with the same exact sum: one integer, a few floats, or what there was."""
+    kinds = set(map(type, parts))
+    if kinds == {float}:
+        return expansion(parts)
+    return (sum(parts),) if kinds == {int} else parts
+
+
+def square_parts(value: Any) -> tuple[Any, ...]:
+    """One or two numbers whose exact sum is the square of `value`; none of None.
+
+    A float's square is its rounded square and the rounding error (T. J. Dekker, 1971), exact while
+    neither overflows nor underflows; beyond that a fraction.
+    """
+    if value is None:
+        return ()
+    if isinstance(value, int):
+        return (value * value,)
+    square = value * value
+    if 1e-200 < square < 1e280 or square == 0.0 == value:  # noqa: PLR2004 far inside float64
+        big = 134_217_729.0 * value  # 2^27 + 1 cuts the 53 bits into halves
+        high = big - (big - value)
+        low = value - high
+        return square, ((high * high - square) + 2.0 * high * low) + low * low
+    return (square,) if math.isinf(value) else (Fraction(value) ** 2,)
+
+
 def float_total(parts: Sequence[float]) -> float | None:
     """The exact sum, rounded once; infinities as IEEE has them, None for NaN."""
     try:
@@ -87,15 +115,8 @@ def float_total(parts: Sequence[float]) -> float | None:
         if any(math.isinf(part) for part in parts):
             signs = {part for part in parts if math.isinf(part)}
             return signs.pop() if len(signs) == 1 else None
-        return round_fraction(sum(map(Fraction, parts)))
-
-
-def round_fraction(value: Fraction | int) -> float:
-    """The nearest float64; an infinity beyond the largest."""
-    try:
-        return value.numerator / value.denominator
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
+        exact = sum(map(Fraction, parts))
+        return _divide(exact.numerator, exact.denominator)
 
 
 def summarise(values: Sequence[Any], needs: Needs) -> Partial:
@@ -107,7 +128,7 @@ def summarise(values: Sequence[Any], needs: Needs) -> Partial:
     if needs.sums:
         partial.sums = (sum(values),) if isinstance(values[0], int) else expansion(values)
     if needs.squares:
-        partial.squares = square_sum(values)
+        partial.squares = compact([part for value in values for part in square_parts(value)])
     if needs.extremes:
         partial.low, partial.high = min(values), max(values)
     if needs.ends:
@@ -115,31 +136,16 @@ def summarise(values: Sequence[Any], needs: Needs) -> Partial:
     return partial
 
 
-def square_sum(values: Iterable[Any]) -> Fraction | int | None:
-    """The exact sum of squares; None when a value is infinite (the variance is NaN, so null)."""
-    try:
-        # Squares of doubles share a power-of-two denominator: integers, scaled once, are exact.
-        ratios = [value.as_integer_ratio() for value in values]
-    except OverflowError:
-        return None
-    scale = max((denominator for _, denominator in ratios), default=1)
-    total = sum((numerator * (scale // denominator)) ** 2 for numerator, denominator in ratios)
-    return total if scale == 1 else Fraction(total, scale * scale)
-
-
 def merge(parts: Sequence[Partial]) -> Partial:
     """The partial of all the values of `parts`, which follow each other in (ts, seq) order."""
     parts = [part for part in parts if part.count]
     if len(parts) <= 1:
         return parts[0] if parts else Partial()
-    sums = [value for part in parts for value in part.sums]
-    integers = bool(sums) and isinstance(sums[0], int)
-    squares = [part.squares for part in parts]
     lows = [part.low for part in parts]
     return Partial(
         sum(part.count for part in parts),
-        (sum(sums),) if integers else expansion(sums),
-        None if None in squares else sum(s for s in squares if s is not None),
+        compact([value for part in parts for value in part.sums]),
+        compact([value for part in parts for value in part.squares]),
         None if None in lows else min(lows),
         None if None in lows else max(part.high for part in parts),
         parts[0].first,
@@ -150,16 +156,30 @@ def merge(parts: Sequence[Partial]) -> Partial:
 class Sample:
     """The values of one series in one frame: rows at the edges, partials of whole blocks between.
 
-    Work that several windows over the same series and frame share (count, total) is done once.
+    In time order: `before` (partials of settled rows), `head`, `middle` (whole blocks), `tail`.
+    `squares` are the `square_parts` of head and tail, where a window asks for them. Work that
+    several windows over the same series and frame share is done once.
     """
 
-    __slots__ = ("_total", "blocks", "edge", "has_total", "head", "tail")
+    __slots__ = (
+        "_total", "before", "blocks", "edge", "has_total", "head", "middle", "squares", "tail",
+    )  # fmt: skip
 
-    def __init__(self, head: list[Any], blocks: Sequence[Partial], tail: list[Any]) -> None:
+    def __init__(
+        self,
+        head: list[Any],
+        middle: Sequence[Partial] = (),
+        tail: Sequence[Any] = (),
+        squares: Sequence[Any] = (),
+        before: Sequence[Partial] = (),
+    ) -> None:
+        self.before = before
         self.head = head
-        self.blocks = blocks
+        self.middle = middle
         self.tail = tail
-        self.edge = head + tail if tail else head
+        self.blocks = [*before, *middle] if before else middle
+        self.edge = [*head, *tail] if tail else head
+        self.squares = squares
         self.has_total = False
         self._total: Any = None
 
@@ -169,20 +189,23 @@ class Sample:
             return len(self.edge)
         return len(self.edge) + sum([block.count for block in self.blocks])
 
+    def sums(self) -> list[Any]:
+        """Numbers whose exact sum is the exact sum of the values."""
+        if not self.blocks:
+            return self.edge
+        return [*self.edge, *chain.from_iterable([block.sums for block in self.blocks])]
+
     def float_sum(self) -> float | None:
         """The float sum, rounded once; None for NaN."""
         if not self.has_total:
-            parts = self.edge
-            if self.blocks:
-                parts = parts + [value for block in self.blocks for value in block.sums]
-            self._total = float_total(parts)
+            self._total = float_total(self.sums())
             self.has_total = True
         return self._total  # type: ignore[no-any-return]
 
     def int_sum(self) -> int:
         """The exact integer sum."""
         if not self.has_total:
-            self._total = sum(self.edge) + sum([block.sums[0] for block in self.blocks if block.sums])
+            self._total = sum(self.sums())
             self.has_total = True
         return self._total  # type: ignore[no-any-return]
 
@@ -226,16 +249,21 @@ def _max(sample: Sample) -> Any:
 
 
 def _first(sample: Sample) -> Any:
-    if sample.head:
-        return sample.head[0]
-    return next((b.first for b in sample.blocks if b.count), sample.tail[0] if sample.tail else None)
+    found = next((p.first for p in sample.before if p.count), None)
+    if found is None and sample.head:
+        found = sample.head[0]
+    if found is None:
+        found = next((p.first for p in sample.middle if p.count), None)
+    return sample.tail[0] if found is None and sample.tail else found
 
 
 def _last(sample: Sample) -> Any:
     if sample.tail:
         return sample.tail[-1]
-    ends = (b.last for b in reversed(sample.blocks) if b.count)
-    return next(ends, sample.head[-1] if sample.head else None)
+    found = next((p.last for p in reversed(sample.middle) if p.count), None)
+    if found is None and sample.head:
+        found = sample.head[-1]
+    return next((p.last for p in reversed(sample.before) if p.count), None) if found is None else found
 
 
 def _var(sample: Sample) -> float | None:
@@ -243,20 +271,31 @@ def _var(sample: Sample) -> float | None:
     n = sample.count()
     if n < 2:  # noqa: PLR2004 a sample variance needs two values
         return None
-    squares = [square_sum(sample.edge), *(block.squares for block in sample.blocks)]
-    if None in squares:
+    squares = [*sample.squares, *chain.from_iterable([b.squares for b in sample.blocks])]
+    try:
+        s1, d1 = _exact_ratio(sample.sums())
+        s2, d2 = _exact_ratio(squares)
+    except OverflowError:  # an infinity: the variance is NaN, so null
         return None
-    s2 = sum(Fraction(s) for s in squares if s is not None)
-    parts = [*sample.edge, *(value for block in sample.blocks for value in block.sums)]
-    s1 = exact_sum(parts)
-    return round_fraction((n * s2 - s1 * s1) / (n * (n - 1)))
+    return _divide(n * s2 * d1 * d1 - s1 * s1 * d2, d1 * d1 * d2 * n * (n - 1))
 
 
-def exact_sum(values: Iterable[Any]) -> Fraction:
-    """The exact sum of finite numbers."""
-    ratios = [value.as_integer_ratio() for value in values]
+def _exact_ratio(values: Sequence[Any]) -> tuple[int, int]:
+    """Numerator and denominator (a power of two for floats) of an exact sum.
+
+    Raises: OverflowError, a value is infinite.
+    """
+    ratios = [value.as_integer_ratio() for value in compact(values)]
     scale = max((denominator for _, denominator in ratios), default=1)
-    return Fraction(sum(n * (scale // d) for n, d in ratios), scale)
+    return sum(n * (scale // d) for n, d in ratios), scale
+
+
+def _divide(numerator: int, denominator: int) -> float:
+    """The nearest float64 of a fraction; an infinity beyond the largest."""
+    try:
+        return numerator / denominator
+    except OverflowError:
+        return math.inf if numerator > 0 else -math.inf
 
 
 def _std(sample: Sample) -> float | None:

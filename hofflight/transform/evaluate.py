@@ -62,13 +62,19 @@ def compile_row(
 
 
 def _row_is_in(expression: Call, arg: Callable[[Row], Any]) -> Callable[[Row], Any]:
-    members = frozenset(a.value for a in expression.args[1:] if isinstance(a, Literal))
+    members = _members(expression)
 
     def is_in(row: Row) -> bool | None:
         value = arg(row)
         return None if value is None else value in members
 
     return is_in
+
+
+def _members(expression: Call) -> frozenset[Any]:
+    """The literals of an `is_in`, without NaN, which equals nothing."""
+    values = [a.value for a in expression.args[1:] if isinstance(a, Literal)]
+    return frozenset(value for value in values if value == value)  # noqa: PLR0124
 
 
 def _as_float(arg: Callable[[Row], Any]) -> Callable[[Row], Any]:
@@ -97,8 +103,8 @@ def _row_binary(
     if op == "fill_null":
 
         def fill(row: Row) -> Any:
-            value = left(row)
-            return right(row) if value is None else value
+            value, other = left(row), right(row)
+            return other if value is None else value
 
         return fill
     if op in ("&", "|"):
@@ -114,11 +120,9 @@ def _row_binary(
     function = _BINARY_INT[op] if kind == "int" and op in _BINARY_INT else _BINARY[op]
 
     def binary(row: Row) -> Any:
-        a = left(row)
-        if a is None:
-            return None
-        b = right(row)
-        return None if b is None else function(a, b)
+        # Both sides, as Arrow does: an overflow on the right counts beside a null too.
+        a, b = left(row), right(row)
+        return None if a is None or b is None else function(a, b)
 
     return binary
 
@@ -261,7 +265,10 @@ def _is_in(
     expression: Call, columns: Mapping[str, pa.Array], types: Mapping[str, pa.DataType]
 ) -> pa.Array | pa.Scalar:
     value = _evaluate(expression.args[0], columns, types)
-    members = pa.array([a.value for a in expression.args[1:] if isinstance(a, Literal)], value.type)
+    members = pa.array(list(_members(expression)), value.type)
+    if value.type == pa.float64():
+        # Arrow looks values up by their bits; -0.0 + 0.0 is 0.0, and no other value changes.
+        value, members = pc.add(value, 0.0), pc.add(members, 0.0)
     # `and` with "is valid or null" keeps null where the value is null: SQL's and polars' meaning.
     known = pc.if_else(pc.is_valid(value), pa.scalar(True), pa.scalar(None, pa.bool_()))  # noqa: FBT003
     return pc.and_(pc.is_in(value, value_set=members), known)
@@ -275,6 +282,14 @@ def _date_part(name: str) -> Callable[[pa.Array], pa.Array]:
     return getattr(pc, name)  # type: ignore[no-any-return]
 
 
+def _year(value: pa.Array) -> pa.Array:
+    """`pc.year` counts in int16: take whole 400 years (146,097 days) out, then add them again."""
+    us = value.cast(pa.int64())
+    eras = pc.divide(us, 146_097 * _DAY_US)
+    rest = pc.subtract(us, pc.multiply(eras, 146_097 * _DAY_US))
+    return pc.add(pc.year(rest.cast(kind_types["timestamp"])), pc.multiply(eras, 400))
+
+
 _FLOAT_OPS: Final = frozenset(("/", "log", "log1p", "log10", "exp", "sqrt"))
 _ARROW: Final[dict[str, Callable[..., Any]]] = {
     "+": pc.add_checked, "-": pc.subtract_checked, "*": pc.multiply_checked, "/": pc.divide,
@@ -285,5 +300,5 @@ _ARROW: Final[dict[str, Callable[..., Any]]] = {
     "is_null": pc.is_null, "fill_null": pc.coalesce,
     "log": pc.ln, "log1p": pc.log1p, "log10": pc.log10, "exp": pc.exp, "sqrt": pc.sqrt,
     "to_float": _to_number(pa.float64()), "to_int": _to_number(pa.int64()),
-    **{name: _date_part(name) for name in DATE_PARTS},
+    **{name: _date_part(name) for name in DATE_PARTS}, "year": _year,
 }  # fmt: skip

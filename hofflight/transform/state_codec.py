@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from hofflight.transform.aggregate import Partial
+from hofflight.transform.aggregate import Partial, square_parts
 from hofflight.transform.window_state import KeyState
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ def load_key(plan: WindowPlan, data: Sequence[Any]) -> KeyState:
     state.max_ts, state.settled, state.ts = data[0], data[1], list(data[2])
     for series, values in zip(state.series, data[3], strict=True):
         series.values = list(values)
+        series.has_null = None in values
+        if series.needs.squares:
+            series.squares = [square_parts(value) for value in values]
     state.session_starts = [list(starts) for starts in data[4]]
     for tiles, (starts, partials) in zip(state.tiles, data[5], strict=True):
         tiles.starts = list(starts)
@@ -43,11 +46,10 @@ def load_key(plan: WindowPlan, data: Sequence[Any]) -> KeyState:
 
 
 def _dump(partial: Partial) -> list[Any]:
-    """Sums of integers and of squares outgrow int64 and float64: they travel as text."""
     return [
         partial.count,
-        [v if isinstance(v, float) else str(v) for v in partial.sums],
-        None if partial.squares is None else str(partial.squares),
+        _dump_numbers(partial.sums),
+        _dump_numbers(partial.squares),
         partial.low,
         partial.high,
         partial.first,
@@ -56,13 +58,18 @@ def _dump(partial: Partial) -> list[Any]:
 
 
 def _load(data: Sequence[Any]) -> Partial:
-    count, sums, squares, low, high, first, last = data
-    return Partial(
-        count,
-        [v if isinstance(v, float) else int(v) for v in sums],
-        None if squares is None else Fraction(squares),
-        low,
-        high,
-        first,
-        last,
-    )
+    count, sums, squares, *ends = data
+    return Partial(count, _load_numbers(sums), _load_numbers(squares), *ends)
+
+
+def _dump_numbers(numbers: Sequence[Any]) -> list[Any]:
+    """Exact integers and fractions outgrow int64: they travel as text."""
+    return [n if isinstance(n, float) else str(n) for n in numbers]
+
+
+def _load_numbers(data: Sequence[Any]) -> list[Any]:
+    return [n if isinstance(n, float) else _number(n) for n in data]
+
+
+def _number(text: str) -> int | Fraction:
+    return Fraction(text) if "/" in text else int(text)

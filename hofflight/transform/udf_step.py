@@ -36,7 +36,8 @@ def run_function(group: FeatureGroup, batch: pa.RecordBatch, context: Context) -
     types = {name: group.output_types[name] for name in group.opaque_output}
     found = _named_columns(returned, what)
     if set(found) != set(types):
-        msg = f"{what} returned the columns {sorted(found)}, declared are {sorted(types)}"
+        names = sorted(map(str, found))
+        msg = f"{what} returned the columns {names}, declared are {sorted(types)}"
         raise TransformFailed(msg)
     return {n: _take(found[n], t, batch.num_rows, f"{what}: {n!r}") for n, t in types.items()}
 
@@ -66,9 +67,12 @@ def _call(function: Function, what: str, rows: object, context: Context) -> Any:
 
 def _takes_context(function: Callable[..., Any]) -> bool:
     try:
-        return len(inspect.signature(function).parameters) > 1
+        parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # a C callable without a signature
         return False
+    places = [p for p in parameters if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
+    # A default binds a value of the user's own (`lambda batch, factor=2: ...`), save for `ctx`.
+    return len(places) > 1 and (places[1].default is places[1].empty or places[1].name == "ctx")
 
 
 def _give(batch: pa.RecordBatch, mode: Mode) -> object:
@@ -86,7 +90,7 @@ def _give(batch: pa.RecordBatch, mode: Mode) -> object:
 def _named_columns(returned: Any, what: str) -> Mapping[str, Any]:
     if isinstance(returned, pa.RecordBatch | pa.Table):
         return dict(zip(returned.schema.names, returned.columns, strict=True))
-    if hasattr(returned, "columns") and hasattr(returned, "__getitem__"):  # a pandas or polars frame
+    if (hasattr(returned, "iloc") or hasattr(returned, "to_arrow")) and hasattr(returned, "columns"):
         return {str(name): returned[name] for name in returned.columns}
     if isinstance(returned, dict):
         return returned
@@ -109,16 +113,16 @@ def _take(column: Any, column_type: pa.DataType, rows: int, what: str) -> pa.Arr
 
 
 def _as_array(column: Any, what: str) -> pa.Array:
-    if hasattr(column, "to_arrow"):  # polars
-        column = column.to_arrow()
-    elif hasattr(column, "array") and hasattr(column.array, "__arrow_array__"):  # pandas, Arrow-backed
-        column = pa.chunked_array(column.array.__arrow_array__())
-    elif not isinstance(column, pa.Array | pa.ChunkedArray):
-        try:
+    try:
+        if hasattr(column, "to_arrow"):  # polars
+            column = column.to_arrow()
+        elif hasattr(column, "array") and hasattr(column.array, "__arrow_array__"):  # pandas
+            column = pa.chunked_array(column.array.__arrow_array__())
+        elif not isinstance(column, pa.Array | pa.ChunkedArray):
             column = pa.array(column, from_pandas=False)
-        except (pa.ArrowException, TypeError, ValueError) as error:
-            msg = f"{what} is {type(column).__name__}, not a column"
-            raise TransformFailed(msg) from error
+    except Exception as error:  # a foreign object's own methods may raise anything
+        msg = f"{what} is {type(column).__name__}, not a column"
+        raise TransformFailed(msg) from error
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     return column

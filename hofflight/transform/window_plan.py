@@ -47,6 +47,7 @@ class Cell:
     """
 
     series: int
+    windows: tuple[int, ...]
     finish: tuple[tuple[int, Callable[[Sample], Any]], ...]
     quick: Callable[[list[float]], tuple[Any, ...]] | None
     whole: bool
@@ -179,7 +180,8 @@ def _cells(
         functions = tuple(w.function for _, w in chosen)
         is_float = column is not None and str(types[column]) in ("double", "float")
         quick = _quick(functions) if is_float and BASIC.issuperset(functions) else None
-        cells.append(Cell(number, finish, quick, not HOLISTIC.isdisjoint(functions)))
+        whole = not HOLISTIC.isdisjoint(functions)
+        cells.append(Cell(number, tuple(indices), finish, quick, whole))
     return tuple(cells)
 
 

@@ -11,11 +11,12 @@ no trace, and a window of a million rows costs about three times one of a hundre
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from hofflight import limits
 from hofflight.errors import TieLimit
-from hofflight.transform.aggregate import Partial, Sample, merge, summarise
+from hofflight.transform.aggregate import Partial, Sample, merge, square_parts, summarise
 from hofflight.transform.window_plan import (
     Cell,
     FrameCells,
@@ -39,10 +40,13 @@ LEVELS: Final = 3
 class SeriesRows:
     """One series of one key: a value per row (None: skipped) and block partials, made on demand."""
 
-    __slots__ = ("blocks", "needs", "values")
+    __slots__ = ("blocks", "has_null", "needs", "squares", "values")
 
     def __init__(self, needs: Needs) -> None:
         self.values: list[Any] = []
+        self.has_null = False  # whether any value was ever None
+        # The exact square of each value, made once at the push: a variance asks for them all.
+        self.squares: list[tuple[Any, ...]] = []
         self.blocks: list[list[Partial]] = [[] for _ in range(LEVELS)]
         self.needs = needs
 
@@ -54,6 +58,8 @@ class SeriesRows:
     def remove(self, position: int) -> None:
         """Take a value out again."""
         del self.values[position]
+        if self.needs.squares:
+            del self.squares[position]
         self.forget(position)
 
     def forget(self, position: int) -> None:
@@ -68,21 +74,37 @@ class SeriesRows:
     def evict(self, rows: int) -> None:
         """Drop the first `rows` rows, a multiple of the largest block in use."""
         del self.values[:rows]
+        del self.squares[:rows]
         span = BLOCK
         for blocks in self.blocks:
             del blocks[: rows // span]
             span *= BLOCK
 
-    def sample(self, low: int, high: int) -> Sample:
-        """The values of rows [low, high) as edges and blocks."""
+    def sample(self, low: int, high: int, before: Sequence[Partial] = ()) -> Sample:
+        """The values of rows [low, high) as edges and blocks, after settled ones."""
         if high - low < PLAIN_ROWS:
-            return Sample(_present(self.values[low:high]), (), [])
+            return self.whole_sample(low, high, before)
         first, last = -(-low // BLOCK), high // BLOCK
         return Sample(
-            _present(self.values[low : first * BLOCK]),
+            self.present(low, first * BLOCK),
             self._cover(0, first, last),
-            _present(self.values[last * BLOCK : high]),
+            self.present(last * BLOCK, high),
+            [*self._squares(low, first * BLOCK), *self._squares(last * BLOCK, high)],
+            before,
         )
+
+    def whole_sample(self, low: int, high: int, before: Sequence[Partial] = ()) -> Sample:
+        """The values of rows [low, high), every one of them, after settled ones."""
+        values = self.present(low, high)
+        return Sample(values, squares=self._squares(low, high), before=before)
+
+    def present(self, low: int, high: int) -> list[Any]:
+        """The values of rows [low, high), None left out."""
+        values = self.values[low:high]
+        return [v for v in values if v is not None] if self.has_null else values
+
+    def _squares(self, low: int, high: int) -> Sequence[Any]:
+        return [*chain.from_iterable(self.squares[low:high])] if self.needs.squares else ()
 
     def _cover(self, level: int, first: int, last: int) -> list[Partial]:
         """Blocks [first, last) of a level, with larger ones in the middle where that is shorter."""
@@ -106,10 +128,6 @@ class SeriesRows:
                 below = self._made(level - 1, start + BLOCK)
                 blocks.append(merge(below[start : start + BLOCK]))
         return blocks
-
-
-def _present(values: list[Any]) -> list[Any]:
-    return [v for v in values if v is not None] if None in values else values
 
 
 class Tiles:
@@ -161,8 +179,10 @@ class WindowState:
         self.plan = plan
         self.keys: dict[Key, KeyState] = {}
         self._journal: list[tuple[Key, KeyState, int, int | None]] = []
-        self._frames: list[tuple[FrameCells, Callable[[list[int], int, int], int]]] = [
-            (cells, lower_bound(cells.frame)) for cells in plan.frames
+        self._squared = [i for i, series in enumerate(plan.series) if series.needs.squares]
+        self._plain = [plain for cells in plan.frames if (plain := _plain(cells)) is not None]
+        self._frames = [
+            (cells, lower_bound(cells.frame)) for cells in plan.frames if _plain(cells) is None
         ]
 
     def push(self, key: Key, ts: int, values: Sequence[Any]) -> list[Any] | None:
@@ -189,6 +209,17 @@ class WindowState:
             msg = f"more than {limits.ties_max} rows of one key in the microsecond {ts}"
             raise TieLimit(msg, hint="send event times of a finer clock, or aggregate first")
         answer = list(self.plan.empty)
+        rows, high = state.ts, position + 1
+        for size_us, cell, quick in self._plain:
+            low = bisect_right(rows, ts - size_us, 0, position)
+            series = state.series[cell.series]
+            if high - low >= PLAIN_ROWS:
+                _finish(cell, series.sample(low, high), answer)
+                continue
+            values = series.present(low, high)
+            if values:
+                for window, value in zip(cell.windows, quick(values)):  # noqa: B905 hot, equal by plan
+                    answer[window] = value
         for cells, lower in self._frames:
             self._answer(state, cells, lower, ts, position, answer)
         return answer
@@ -232,9 +263,15 @@ class WindowState:
             rows.insert(position, ts)
             for series, value in zip(state.series, values, strict=True):
                 series.insert(position, value)
-        for gap, starts in zip(self.plan.sessions, state.session_starts, strict=True):
-            starts.insert(position, ts)
-            _mend_sessions(rows, starts, gap, position)
+        if None in values:
+            for series, value in zip(state.series, values, strict=True):
+                series.has_null = series.has_null or value is None
+        for index in self._squared:
+            state.series[index].squares.insert(position, square_parts(values[index]))
+        if self.plan.sessions:
+            for gap, starts in zip(self.plan.sessions, state.session_starts, strict=True):
+                starts.insert(position, ts)
+                _mend_sessions(rows, starts, gap, position)
         return position
 
     def _answer(
@@ -253,15 +290,8 @@ class WindowState:
             answer[window] = high - low
         for cell in cells.cells:
             series = state.series[cell.series]
-            if cell.quick is not None and high - low < PLAIN_ROWS:
-                values = series.values[low:high]
-                if None in values:
-                    values = [v for v in values if v is not None]
-                if values:
-                    for (window, _), value in zip(cell.finish, cell.quick(values), strict=True):
-                        answer[window] = value
-            elif cell.whole:
-                _finish(cell, Sample(_present(series.values[low:high]), (), []), answer)
+            if cell.whole:
+                _finish(cell, series.whole_sample(low, high), answer)
             else:
                 _finish(cell, series.sample(low, high), answer)
 
@@ -276,13 +306,9 @@ class WindowState:
             first_tile = bisect_left(tiles.starts, start)
             low = bisect_left(state.ts, start, state.settled)
         for cell in cells.cells:
-            recent = state.series[cell.series].sample(low, max(low, high))
-            blocks = tiles.partials[cell.series][first_tile:]
-            if recent.blocks:
-                # Settled rows come first, and a sample's head stands before its blocks.
-                head = summarise(recent.head, state.series[cell.series].needs)
-                blocks = [*blocks, head, *recent.blocks]
-            _finish(cell, Sample([], blocks, recent.tail if recent.blocks else recent.edge), answer)
+            before = tiles.partials[cell.series][first_tile:]
+            series = state.series[cell.series]
+            _finish(cell, series.sample(low, max(low, high), before), answer)
 
     def _settle(self, state: KeyState) -> None:
         """Move rows that nothing can precede any more, ts < max_ts - late, into the tiles."""
@@ -319,6 +345,20 @@ class WindowState:
         state.settled = max(0, state.settled - keep)
         # A quarter more rows before the next look keeps the cost of moving a list at O(1) a row.
         state.evict_at = len(state.ts) + max(2 * BLOCK, len(state.ts) // 4)
+
+
+def _plain(
+    cells: FrameCells,
+) -> tuple[int, Cell, Callable[[list[float]], tuple[Any, ...]]] | None:
+    """The usual window, basic aggregates of floats over the last so many microseconds: push
+    answers it without a call per frame."""
+    frame = cells.frame
+    if frame.kind != "sliding" or frame.tile_us or not frame.own_row or cells.counts:
+        return None
+    cell = cells.cells[0]
+    if len(cells.cells) > 1 or cell.quick is None:
+        return None
+    return frame.size_us, cell, cell.quick
 
 
 def _finish(cell: Cell, sample: Sample, answer: list[Any]) -> None:

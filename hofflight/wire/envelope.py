@@ -73,7 +73,7 @@ def read_request(data: bytes) -> RequestMeta:
         raise BadMetadata(msg)
     try:
         meta = _request_decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         msg = f"app_metadata is not the msgpack map of this protocol: {error}"
         raise BadMetadata(msg, hint="a map with v, id, deadline_ms, store, keys, ordered") from error
     if meta.v != VERSION:
@@ -93,7 +93,7 @@ def read_answer(data: bytes) -> AnswerMeta:
     """
     try:
         return _answer_decoder.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         msg = f"the answer's app_metadata does not decode: {error}"
         raise BadMetadata(msg) from error
 

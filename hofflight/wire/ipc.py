@@ -111,6 +111,7 @@ class BatchReader:
     def _learn(self, head: bytes, body: bytes) -> Layout:
         header = read_batch_header(head)
         self._require_numbers(header, len(body))
+        self._require_bitmaps(header, body)
         self.read_batch(head, body)
         read_row = _row_reader(self.schema, header) if header.rows == 1 else None
         layout = Layout(header.rows, header.body_length, read_row)
@@ -141,6 +142,18 @@ class BatchReader:
                 raise MalformedBatch(msg)
             end = offset + length
 
+    def _require_bitmaps(self, header: BatchHeader, body: bytes) -> None:
+        """Arrow ignores the bitmap of a column without nulls: one that has nulls is a lie."""
+        every = (1 << header.rows) - 1
+        at = 0
+        for column_type, (_, nulls) in zip(self.schema.types, header.nodes, strict=True):
+            offset, length = header.buffers[at]
+            at += 3 if column_type in VARIABLE else 2
+            bitmap = int.from_bytes(body[offset : offset + length][: header.rows // 8 + 1], "little")
+            if not nulls and length and bitmap & every != every:
+                msg = "a null count contradicts its validity bitmap"
+                raise MalformedBatch(msg)
+
 
 def _row_reader(schema: pa.Schema, header: BatchHeader) -> Callable[[bytes], Row]:
     """A function that unpacks exactly this one-row layout; the same values `read_batch` gives."""
@@ -150,7 +163,7 @@ def _row_reader(schema: pa.Schema, header: BatchHeader) -> Callable[[bytes], Row
     bools: list[int] = []
     texts: list[tuple[int, bool]] = []
     validity: list[tuple[int, int]] = []
-    nulls: list[int] = []
+    nulls: list[tuple[int, int]] = []
     buffers = iter(header.buffers)
 
     def take(code: str) -> int:
@@ -176,11 +189,13 @@ def _row_reader(schema: pa.Schema, header: BatchHeader) -> Callable[[bytes], Row
             validity.append((take("B"), 1 - null_count))
         else:
             skip()
-        if null_count:
-            nulls.append(column)
+        if null_count and column_type in VARIABLE:
+            places.append(take("ii"))
+            nulls.append((column, skip()))
+        elif null_count:
+            nulls.append((column, -1))
             places.append(0)
-            for _ in range(2 if column_type in VARIABLE else 1):
-                skip()
+            skip()
         elif column_type in VARIABLE:
             places.append(take("ii"))
             size = header.buffers[_buffer_index(schema, column) + 2][1]
@@ -199,7 +214,7 @@ def _buffer_index(schema: pa.Schema, column: int) -> int:
 
 def _bind(
     packed: struct.Struct, places: list[int], bools: list[int], texts: list[tuple[int, bool]],
-    validity: list[tuple[int, int]], nulls: list[int],
+    validity: list[tuple[int, int]], nulls: list[tuple[int, int]],
 ) -> Callable[[bytes], Row]:  # fmt: skip
     unpack = packed.unpack_from
     # itemgetter of one item gives the item, not a tuple: take the first twice, drop one.
@@ -222,7 +237,11 @@ def _bind(
                 msg = "string offsets point outside their buffer"
                 raise MalformedBatch(msg)
             row[column] = _decode(data[start:end]) if is_text else data[start:end]
-        for column in nulls:
+        for column, size in nulls:
+            place = places[column]
+            if size >= 0 and not 0 <= values[place] <= values[place + 1] <= size:
+                msg = "the string offsets of a null point outside their buffer"
+                raise MalformedBatch(msg)
             row[column] = None
         return row
 

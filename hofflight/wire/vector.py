@@ -57,18 +57,29 @@ class Vector:
     def to_numpy(self) -> npt.NDArray[np.object_] | npt.NDArray[np.float64]:
         """Rows x features: float64 (null is NaN) when every feature is a number or a bool.
 
-        An integer beyond 2^53 is rounded there, as numpy does; other types give objects.
+        An integer beyond 2^53 is rounded there, as numpy does. Any other type (text, times, lists)
+        makes it objects: Python values as in `to_dict`, None for null.
         """
         import numpy as np
+        import pyarrow as pa
 
-        columns = [
-            [None if v is None else v for v in column.to_pylist()] for column in self.batch.columns
-        ]
-        numbers = all(isinstance(v, bool | int | float) or v is None for c in columns for v in c)
-        if not numbers:
-            return np.array(columns, dtype=object).T
-        nan = float("nan")
-        return np.array([[nan if v is None else v for v in c] for c in columns], dtype=np.float64).T
+        def is_number(kind: pa.DataType) -> bool:
+            types = pa.types
+            number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
+            return number or types.is_null(kind)
+
+        if all(is_number(kind) for kind in self.batch.schema.types):
+            numbers = np.empty((self.batch.num_rows, self.batch.num_columns), dtype=np.float64)
+            for at, column in enumerate(self.batch.columns):
+                floats = column.cast(pa.float64(), safe=False).fill_null(float("nan"))
+                numbers[:, at] = floats.to_numpy(zero_copy_only=False)
+            return numbers
+        objects = np.empty((self.batch.num_rows, self.batch.num_columns), dtype=np.object_)
+        for at, column in enumerate(self.batch.columns):
+            # Cell by cell: assigned as a whole, lists of one length would become more dimensions.
+            for row, value in enumerate(column.to_pylist()):
+                objects[row, at] = value
+        return objects
 
 
 def vector_of(batch: pa.RecordBatch, meta: AnswerMeta) -> Vector:

@@ -1,0 +1,1 @@
+"""Benchmarks: programs that print JSON, with the floor measured in the same run."""

@@ -1,0 +1,114 @@
+"""`hof doctor`: what of this machine decides how hofflight runs here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from hofflight import limits
+from hofflight.cli.options import Json
+from hofflight.cli.output import print_json, print_table, time_text
+from hofflight.clock import SystemClock
+from hofflight.errors import SettingsError
+
+_PACKAGES: Final = (
+    "hofflight", "pyarrow", "numpy", "duckdb", "grpcio", "protobuf", "msgspec", "orjson",
+    "pandas", "polars", "pyspark", "aiokafka", "redis", "deltalake",
+)  # fmt: skip
+_SYNCS: Final = 30
+_FREE_BYTES_MIN: Final = 4 * limits.segment_bytes_max
+# A clock that was never set says 1970 or so; this release is younger than mid 2025.
+_CLOCK_US_MIN: Final = 1_750_000_000_000_000
+# A log record of one row is about this long.
+_RECORD: Final = bytes(512)
+
+
+def doctor(
+    store: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A store; else the current directory.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show versions, the cost of a sync to disk, clock and free space; exit 1 on a problem."""
+    folder = store or Path.cwd()
+    if not folder.is_dir():
+        msg = f"{folder.name!r} is not a directory"
+        raise SettingsError(msg)
+    found = examined(folder)
+    if json:
+        print_json(found)
+    else:
+        packages = found["packages"].items()
+        rows = [(k, v) for k, v in found.items() if k not in ("packages", "problems")]
+        print_table("", ("what", "value"), [*rows, *packages])
+        for problem in found["problems"]:
+            print(f"problem: {problem}")
+    if found["problems"]:
+        raise typer.Exit(1)
+
+
+def examined(folder: Path) -> dict[str, Any]:
+    """Everything that `hof doctor` says about this machine and a directory of it."""
+    free = shutil.disk_usage(folder).free
+    now_us = SystemClock.wall_us()
+    sync_us = sync_costs_us(folder)
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "sync_us_p50": round(statistics.median(sync_us), 1),
+        "sync_us_max": round(max(sync_us), 1),
+        "clock": time_text(now_us),
+        "clock_resolution_ns": round(time.get_clock_info("perf_counter").resolution * 1e9),
+        "free_bytes": free,
+        "packages": {name: found for name in _PACKAGES if (found := _installed(name))},
+        "problems": problems(free_bytes=free, now_us=now_us, python=sys.version_info[:2]),
+    }
+
+
+def problems(*, free_bytes: int, now_us: int, python: tuple[int, ...]) -> list[str]:
+    """What should be mended before anything is served from here."""
+    found = []
+    if free_bytes < _FREE_BYTES_MIN:
+        found.append(f"{free_bytes} bytes are free, four log segments need {_FREE_BYTES_MIN}")
+    if not _CLOCK_US_MIN < now_us < limits.event_time_us_max:
+        found.append(f"the clock says {time_text(now_us)}")
+    if python < (3, 11):
+        found.append("Python is older than 3.11")
+    return found
+
+
+def sync_costs_us(folder: Path) -> list[float]:
+    """Microseconds of append and fdatasync, several times: what `durability=batch` waits for.
+
+    Raises: SettingsError (HOF-601), the directory cannot be written.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            costs = []
+            for _ in range(_SYNCS):
+                start_ns = time.perf_counter_ns()
+                os.write(file.fileno(), _RECORD)
+                os.fdatasync(file.fileno())
+                costs.append((time.perf_counter_ns() - start_ns) / 1_000)
+            return costs
+    except OSError as error:
+        msg = f"{folder.name!r} cannot be written: {error.strerror}"
+        raise SettingsError(msg) from error
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""

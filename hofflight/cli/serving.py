@@ -1,0 +1,138 @@
+"""`hof serve`: a store behind a Flight server, until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import structlog
+import typer
+
+from hofflight.cli.modules import collect
+from hofflight.cli.options import Json, Modules, Store
+from hofflight.cli.output import print_json
+from hofflight.errors import SettingsError
+
+if TYPE_CHECKING:
+    from hofflight.engine.app import App
+    from hofflight.settings import Settings
+
+_events = structlog.get_logger("hofflight.cli")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def serve(
+    *,
+    store: Store,
+    modules: Modules = "",
+    grpc: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="127.0.0.1:8817; port 0 takes any.")
+    ] = None,
+    grpc_unix: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Listen at a Unix socket too.")
+    ] = None,
+    durability: Annotated[
+        str | None, typer.Option(metavar="interval|batch", help="When an answer may leave.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let others reach it without TLS and tokens.")
+    ] = False,
+    tls_cert: Annotated[Path | None, typer.Option(metavar="PEM", help="Certificate chain.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its private key.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Bearer tokens, one a line.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Serve a store over Arrow Flight. SIGTERM or SIGINT drains and ends; a second one ends now."""
+    from hofflight.assemble import open_store
+
+    given: dict[str, Any] = {
+        "grpc": grpc,
+        "grpc_unix": grpc_unix,
+        "insecure": insecure or None,
+        "tls_certificate": tls_cert,
+        "tls_key": tls_key,
+        "tokens": read_tokens(token_file) if token_file else None,
+    }
+    settings = settings_of(given, durability)
+    groups = collect(modules)
+    with open_store(store, settings=settings) as app:
+        for module, group in groups:
+            app.register(group, module=module)
+        warn_of_missing_code(app)
+        asyncio.run(serve_until_signal(app, settings, json=json))
+
+
+def settings_of(server: dict[str, Any], durability: str | None) -> Settings:
+    """The settings with what the command line gave; what it left out comes from the environment.
+
+    Raises: SettingsError (HOF-601).
+    """
+    from hofflight.settings import load_settings
+
+    sections: dict[str, dict[str, Any]] = {}
+    chosen = {name: value for name, value in server.items() if value is not None}
+    if chosen:
+        sections["server"] = chosen
+    if durability is not None:
+        sections["log"] = {"durability": durability}
+    return load_settings(**sections)
+
+
+def read_tokens(path: Path) -> tuple[str, ...]:
+    """The tokens of a file, one a line, without empty lines and those that begin with #.
+
+    Raises: SettingsError (HOF-601).
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"--token-file {path.name!r} cannot be read: {type(error).__name__}"
+        raise SettingsError(msg) from error
+    tokens = tuple(t for t in map(str.strip, lines) if t and not t.startswith("#"))
+    if not tokens:
+        msg = f"--token-file {path.name!r} holds no token"
+        raise SettingsError(msg, hint="one token a line")
+    return tokens
+
+
+def warn_of_missing_code(app: App) -> None:
+    """Say which registered groups cannot be served, since their code was not named."""
+    loaded = {(served.group, served.group_version) for served in app.views()}
+    for record in app.engine.registry.groups():
+        if (record.name, record.version) not in loaded:
+            fix = f"--modules {record.module}" if record.module else "name its module"
+            _events.warning("code_not_loaded", group=f"{record.name}@{record.version}", fix=fix)
+
+
+async def serve_until_signal(app: App, settings: Settings, *, json: bool) -> None:
+    """Serve; the first signal drains, a second one ends the process with 1.
+
+    The log survives either, so the impatient end costs a recovery and no answered request.
+    """
+    from hofflight.assemble import serve as serve_store
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def begin_to_stop() -> None:
+        stop.set()
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+            # Closing the store keeps the loop busy, so this one must not need the loop.
+            signal.signal(number, lambda *_: os._exit(1))
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, begin_to_stop)
+
+    def ready(address: str) -> None:
+        if json:
+            print_json({"address": address})
+        else:
+            print(f"serving at {address}", flush=True)
+
+    await serve_store(app, settings, ready=ready, stop=stop)
