@@ -43,10 +43,10 @@ SCALARS = {
     "log_amount": col("amount").log1p(),
     "root_amount": col("amount").sqrt(),
     "is_food": col("category") == "food",
-    "is_large": col("amount") > 75.0,  # noqa: PLR2004 an amount
+    "is_large": col("amount") > 75.0,
     "per_item": col("amount") / col("items"),
     "hour": col("ts").hour(),
-    "is_night": (col("ts").hour() < 6) & col("online"),  # noqa: PLR2004 an hour
+    "is_night": (col("ts").hour() < 6) & col("online"),
 }
 RATIO = {"versus_mean": col("amount") / col("mean_7d")}
 
@@ -89,7 +89,7 @@ def events(rows: int, *, first: int = 0, seed: int = 7) -> pa.RecordBatch:
             "amount": np.round(rng.gamma(2.0, 25.0, rows), 2),
             "category": rng.choice(np.array(["food", "fuel", "home", "play"]), rows),
             "items": rng.integers(1, 9, rows),
-            "online": rng.random(rows) < 0.5,  # noqa: PLR2004 half of them
+            "online": rng.random(rows) < 0.5,
         },
         schema=pa.schema(list(INPUT.items())),
     )

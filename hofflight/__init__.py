@@ -8,7 +8,10 @@ columns (4), writes rows and answer to the event log (3) in one go, and the answ
 import pyarrow as pa, hofflight as hof
 
 card_tx = hof.feature_group(
-    "card_tx", version=1, key="card", event_time="ts",
+    "card_tx",
+    version=1,
+    key="card",
+    event_time="ts",
     input={"card": pa.int64(), "ts": hof.TIMESTAMP, "amount": pa.float64()},
     windows={"n_10m": hof.count().over("10m"), "mean_30d": hof.mean("amount").over("30d")},
     derive={"versus_mean": hof.col("amount") / hof.col("mean_30d")},

@@ -65,7 +65,7 @@ def _session(
     # Paid here and not within the first deadline: gRPC, and pandas (1 s or more where it is
     # installed), which pyarrow loads with the first value that it converts.
     import pyarrow as pa
-    import pyarrow.flight  # noqa: F401
+    import pyarrow.flight
 
     pa.array([0])
     return Session(address, deadline_ms, time.monotonic, random.Random())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, wait
+from concurrent.futures import CancelledError, Future
 from contextlib import closing, suppress
 from typing import Any, NamedTuple, TypeVar
 
@@ -37,8 +37,9 @@ def drive(steps: Steps[T], sleep: Callable[[float], None] = time.sleep) -> T:
                 return result
             if future is None:
                 sleep(max(0.0, seconds))
-            elif not future.done():
-                wait([future], max(0.0, seconds))
+            else:
+                with suppress(TimeoutError, CancelledError):
+                    future.exception(max(0.0, seconds))
 
 
 async def drive_async(steps: Steps[T]) -> T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
@@ -50,7 +50,7 @@ class App:
         self._on_close = on_close
         self._closed = False
 
-    def __enter__(self) -> App:
+    def __enter__(self) -> Self:
         """Nothing to do: the store is open."""
         return self
 
@@ -112,9 +112,7 @@ class App:
         message = pa.py_buffer(join_message(answer.head, answer.body))
         return vector_of(pa.ipc.read_record_batch(message, served.output_schema), answer.meta)
 
-    def ingest(
-        self, group: str, rows: Rows, *, request_id: bytes | uuid.UUID | None = None
-    ) -> int:
+    def ingest(self, group: str, rows: Rows, *, request_id: bytes | uuid.UUID | None = None) -> int:
         """Take events in without an answer (warm-up, backfill); the number of rows taken.
 
         Raises: BadRequest (HOF-2xx), Refused (HOF-3xx), Indefinite (HOF-4xx).
@@ -122,7 +120,7 @@ class App:
         served = self.engine.bind(group, None)
         batch = to_batch(rows, served.input_schema)
         self._ask(served, batch, None, request_id, store=True, wants_answer=False)
-        return batch.num_rows  # type: ignore[no-any-return]
+        return batch.num_rows
 
     def close(self) -> None:
         """Finish what is under way, write snapshots and let go of the store."""

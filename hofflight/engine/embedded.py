@@ -106,7 +106,8 @@ class Engine:
         declared = [v for v in self.registry.views() if v.group in self._groups]
         implicit = [implicit_view(g) for g in self._groups.values()]
         return sorted(
-            (self._serve(view) for view in [*declared, *implicit]), key=lambda s: (s.view, s.version)
+            (self._serve(view) for view in [*declared, *implicit]),
+            key=lambda s: (s.view, s.version),
         )
 
     def bind(self, view: str, version: int | None) -> Served:
@@ -274,4 +275,3 @@ def _void(request: Request, number: int, error: TransformTimeout, clock: Clock) 
         number, clock.wall_us(), request.id, 0, served.view, served.version, served.group_version,
         served.code_hash, error.code, error=error.message,
     )  # fmt: skip
-

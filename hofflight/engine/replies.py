@@ -21,7 +21,9 @@ def answer_of(request: Request, runner: Runner, done: Computed, rows: int) -> An
     projection = runner.projection(served)
     meta = AnswerMeta(OK, 1, request.id, served.view, served.version, runner.code_hash)
     if done.late or done.overflow:
-        meta.late, meta.status = row_status(runner, projection.columns, rows, done.late, done.overflow)
+        meta.late, meta.status = row_status(
+            runner, projection.columns, rows, done.late, done.overflow
+        )
     if not request.wants_answer:
         return Answer(meta, *projection.empty)
     head, body = projection.encode(done)

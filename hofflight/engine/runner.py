@@ -150,9 +150,7 @@ class Runner:
             overflow = {name: [0] for name in one.overflow} if one.overflow else {}
             return Computed(head, body, one.row, None, [0] if one.late else [], overflow)
         assert decoded.batch is not None
-        many = self.plan.run_batch(
-            self.state, decoded.batch, arrival_us, opaque=opaque, peek=peek
-        )
+        many = self.plan.run_batch(self.state, decoded.batch, arrival_us, opaque=opaque, peek=peek)
         head, body = encode_batch(many.batch)
         late = [row for row, is_late in enumerate(many.late) if is_late]
         flags = {n: [r for r, f in enumerate(rows) if f] for n, rows in many.overflow.items()}
@@ -172,6 +170,7 @@ class Runner:
                     self.plan.fold_row(self.state, decoded.raw, arrival_us)
             else:
                 batch = decoded.batch
+                assert batch is not None
                 if self.key_folded:
                     batch = self._not_folded(batch, number)
                 if batch.num_rows:

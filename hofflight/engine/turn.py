@@ -143,7 +143,7 @@ class Stream:
                         return
         except HofError as error:
             self._refuse(request, runner, error)
-        except Exception as error:  # noqa: BLE001 a bug of ours must still be an answer
+        except Exception as error:
             self._refuse(request, runner, _internal(error, request))
         else:
             works.append(Work(request, runner, decoded))
@@ -153,7 +153,8 @@ class Stream:
             if not runner.has_function:
                 continue
             mine = [w for w in works if w.runner is runner]
-            self._touch()
+            if self.watch is not None:
+                self.watch.touch()
             outcomes = runner.call_functions([w.decoded for w in mine], arrival_us)
             for work, outcome in zip(mine, outcomes, strict=True):
                 if isinstance(outcome, TransformFailed):
@@ -161,9 +162,7 @@ class Stream:
                 else:
                     work.opaque = outcome
 
-    def _windows(
-        self, works: list[Work], arrival_us: int
-    ) -> tuple[list[Entry], list[Work]]:
+    def _windows(self, works: list[Work], arrival_us: int) -> tuple[list[Entry], list[Work]]:
         entries: list[Entry] = []
         logged: list[Work] = []
         number = self.log.last_number()
@@ -190,7 +189,7 @@ class Stream:
             runner.state.undo(mark)
             work.failed = error
             work.answer = refusal(request, runner, error)
-        except Exception as error:  # noqa: BLE001 a bug of ours must still be an answer
+        except Exception as error:
             runner.state.undo(mark)
             self._refuse(request, runner, _internal(error, request))
             return None

@@ -1,11 +1,12 @@
-"""The bytes of a log segment: CRC-framed, written whole and read with suspicion.
+r"""The bytes of a log segment: CRC-framed, written whole and read with suspicion.
 
-A segment is `HOFLOG1\\n`, then frames: u32 payload length, u32 CRC-32 of the payload, payload;
+A segment is `HOFLOG1\n`, then frames: u32 payload length, u32 CRC-32 of the payload, payload;
 a length of zero is the room kept free after the last frame. Little-endian throughout.
 
 A payload begins with its kind. A *head* (1) is an Arrow IPC header: there are few different ones,
-so each is written once a segment. An *entry* (2) holds u32 lengths of metadata, raw body and answer
-body, u64 offsets of the two heads' frames, then the parts: metadata as msgpack, bodies as Arrow IPC.
+so each is written once a segment. An *entry* (2) holds u32 lengths of metadata, raw body and
+answer body, u64 offsets of the two heads' frames, then the parts: metadata as msgpack, bodies as
+Arrow IPC.
 """
 
 from __future__ import annotations
@@ -56,9 +57,7 @@ def encode_entry(entry: Entry, head_at: int, answer_head_at: int) -> bytes:
     """The frame of an entry whose heads lie at these offsets (0: there is none)."""
     meta = _encoder.encode(entry.meta)
     body, answer_body = entry.body, entry.answer_body
-    parts = _PARTS.pack(
-        ENTRY, len(meta), len(body), len(answer_body), head_at, answer_head_at
-    )
+    parts = _PARTS.pack(ENTRY, len(meta), len(body), len(answer_body), head_at, answer_head_at)
     payload = b"".join((parts, meta, body, answer_body))
     return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
 

@@ -51,11 +51,12 @@ class LogReader:
 
     def segments(self) -> list[tuple[int, int, Path]]:
         """(ordinal, first number, path) of each segment, in order."""
-        found = []
-        for path in self.directory.iterdir() if self.directory.exists() else ():
-            if match := _SEGMENT.fullmatch(path.name):
-                found.append((int(match["ordinal"]), int(match["first"]), path))
-        return sorted(found)
+        paths = self.directory.iterdir() if self.directory.exists() else ()
+        return sorted(
+            (int(match["ordinal"]), int(match["first"]), path)
+            for path in paths
+            if (match := _SEGMENT.fullmatch(path.name))
+        )
 
     def read(self, after: int = 0) -> Iterator[tuple[int, Entry]]:
         """(position, entry) of every entry numbered above `after`.
@@ -242,8 +243,10 @@ class LocalLog(LogReader):
         self._sync_thread.call_when_durable(done)
 
     def sync(self) -> None:
-        """Make what was appended durable. A failed sync ends writing: the kernel may have dropped
-        the pages, so a second try would succeed and lie (fsyncgate)."""
+        """Make what was appended durable; a failure ends writing.
+
+        The kernel may have dropped the pages: a second try would succeed and lie (fsyncgate).
+        """
         with self._lock:
             self._is_dirty = False
             if self._segment is None:

@@ -42,7 +42,7 @@ class StoreLock:
 
 
 def read_holder(path: Path) -> dict[str, Any]:
-    """pid and address of the writing process; empty when unknown."""
+    """Pid and address of the writing process; empty when unknown."""
     try:
         holder = orjson.loads(path.read_bytes())
     except (OSError, orjson.JSONDecodeError):

@@ -154,6 +154,10 @@ class EventLog(Protocol):
         """
         ...
 
+    def read_meta(self, after: int = 0) -> Iterator[tuple[int, EntryMeta]]:
+        """What `read` gives, without the rows: cheap enough to look for ids."""
+        ...
+
     def entry_at(self, position: int) -> Entry:
         """The entry at a position that `append` or `read` gave."""
         ...

@@ -158,7 +158,7 @@ class Expression:
         return Call("log10", (self,))
 
     def exp(self) -> Expression:
-        """e to the x."""
+        """E to the x."""
         return Call("exp", (self,))
 
     def sqrt(self) -> Expression:

@@ -9,7 +9,7 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import pyarrow as pa
 
@@ -20,9 +20,9 @@ from hofflight.features.window import Window, duration_us
 from hofflight.wire.schema import COLUMN_TYPES, TIMESTAMP
 
 Mode = Literal["arrow", "pandas", "polars"]
-Function = Callable[..., Any]
-Output = pa.DataType | Expression
-Derived = Expression | tuple[pa.DataType, Function]
+Function: TypeAlias = Callable[..., Any]
+Output: TypeAlias = pa.DataType | Expression
+Derived: TypeAlias = Expression | tuple[pa.DataType, Function]
 NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 KEY_TYPES: Final = COLUMN_TYPES - {pa.float32()}
 
@@ -160,7 +160,10 @@ def feature_group(
 
     ```python
     card_tx = hof.feature_group(
-        "card_tx", version=1, key="card", event_time="ts",
+        "card_tx",
+        version=1,
+        key="card",
+        event_time="ts",
         input={"card": pa.int64(), "ts": hof.TIMESTAMP, "amount": pa.float64()},
         output={"log_amount": hof.col("amount").log1p()},
         windows={"mean_30d": hof.mean("amount").over("30d")},

@@ -43,8 +43,10 @@ _PACKAGES: Final = ("hofflight", "pyarrow", "numpy", "pandas", "polars")
 
 @dataclass(frozen=True, slots=True)
 class GroupRecord:
-    """A registered group version. Versions with the same input schema share `schema_number`,
-    and with it their event log."""
+    """A registered group version.
+
+    Versions with the same input schema share `schema_number`, and with it their event log.
+    """
 
     name: str
     version: int
@@ -132,7 +134,7 @@ class Registry:
                 )  # fmt: skip
                 places = ", ".join("?" * len(row))
                 with self._db:
-                    self._db.execute(f"INSERT INTO groups VALUES ({places})", row)
+                    self._db.execute(f"INSERT INTO groups VALUES ({places})", row)  # noqa: S608 question marks
             return self.group(group.name, group.version)
 
     def plan_view(self, view: View) -> Change:
@@ -179,7 +181,9 @@ class Registry:
     def views(self) -> list[View]:
         """Every declared view version, by name and version; implicit views are not kept."""
         with self._lock:
-            rows = self._db.execute("SELECT definition FROM views ORDER BY name, version").fetchall()
+            rows = self._db.execute(
+                "SELECT definition FROM views ORDER BY name, version"
+            ).fetchall()
         return [_view(row[0]) for row in rows]
 
     def _group(self, name: str, wanted: int | None) -> GroupRecord | None:

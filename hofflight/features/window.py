@@ -1,8 +1,8 @@
 """Windows: an aggregate over a frame of the entity's own past, declared, never coded.
 
 ```python
-hof.mean("amount").over("30d")                      # the last 30 days, this event included
-hof.sum("amount").over("30d", tile="1h")            # the tail rounded down to whole hours
+hof.mean("amount").over("30d")  # the last 30 days, this event included
+hof.sum("amount").over("30d", tile="1h")  # the tail rounded down to whole hours
 hof.count_distinct("category").over("1h", own_row=False)
 hof.max("amount", where=hof.col("category") == "food").last(100)
 hof.count().tumbling("1h"), hof.count().session("5m"), hof.sum("amount").lifetime()
@@ -222,7 +222,7 @@ def count(column: str | None = None, *, where: Where = None) -> Aggregate:
 
 
 def sum(column: str, *, where: Where = None) -> Aggregate:
-    """Sum: int64 of integers (null with status OVERFLOW past it), else the correctly rounded float64.
+    """Sum: int64 of integers (past it null, status OVERFLOW), else float64, correctly rounded.
 
     A float sum is what `math.fsum` gives: it carries no trace of values that left the window.
     """

@@ -49,7 +49,7 @@ def exposition(values: Mapping[str, float]) -> bytes:
     from prometheus_client import CollectorRegistry, generate_latest
 
     registry = CollectorRegistry()
-    registry.register(_Values(values))  # type: ignore[arg-type]
+    registry.register(_Values(values))
     return generate_latest(registry)
 
 
@@ -73,8 +73,7 @@ class _Values:
 
 
 def named(room: str, values: Mapping[str, int]) -> dict[str, float]:
-    """A room's counters under their metric names: `requests` of `engine` is
-    `hof_engine_requests_total`."""
+    """A room's counters by metric name: `requests` of `engine` is `hof_engine_requests_total`."""
     full = {f"hof_{room}_{name}": value for name, value in values.items()}
     known = {metric.name for metric in METRICS}
     return {

@@ -79,7 +79,7 @@ def _read_pem(setting: str, path: Path) -> bytes:
 
 
 def require_free_unix_path(path: Path) -> None:
-    """Remove the socket that a dead server left; gRPC would take a living one's place too.
+    """Refuse a path that is not ours to take: gRPC replaces any socket, a living server's too.
 
     Raises:
         SettingsError: HOF-601, in use, not a socket, or too long for a socket's name.
@@ -97,7 +97,6 @@ def require_free_unix_path(path: Path) -> None:
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
             return
         except OSError as error:
             msg = f"server.grpc_unix: {path}: {error.strerror}"

@@ -115,7 +115,7 @@ class Exchange:
                 await self._write(stream, frame(answer))
             finally:
                 # Until the answer is written it is memory; without an answer the worker holds it.
-                reply.abandon(partial(admission.release, rows, size))
+                reply.when_done(partial(admission.release, rows, size))
         raise streams.ending
 
     async def _write(self, stream: Stream, message: bytes) -> None:

@@ -56,8 +56,8 @@ class Reply:
         assert self._answer is not None
         return self._answer
 
-    def abandon(self, on_arrival: Callable[[], None]) -> None:
-        """Nobody waits any more; `on_arrival` runs as soon as the worker is done with it."""
+    def when_done(self, on_arrival: Callable[[], None]) -> None:
+        """Run a function once the worker is done with the request: now, if the answer has come."""
         if self._answer is None:
             self._on_arrival = on_arrival
         else:

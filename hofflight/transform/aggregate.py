@@ -200,14 +200,14 @@ class Sample:
         if not self.has_total:
             self._total = float_total(self.sums())
             self.has_total = True
-        return self._total  # type: ignore[no-any-return]
+        return self._total
 
     def int_sum(self) -> int:
         """The exact integer sum."""
         if not self.has_total:
             self._total = sum(self.sums())
             self.has_total = True
-        return self._total  # type: ignore[no-any-return]
+        return self._total
 
 
 def _count(sample: Sample) -> int:
@@ -263,7 +263,9 @@ def _last(sample: Sample) -> Any:
     found = next((p.last for p in reversed(sample.middle) if p.count), None)
     if found is None and sample.head:
         found = sample.head[-1]
-    return next((p.last for p in reversed(sample.before) if p.count), None) if found is None else found
+    return (
+        next((p.last for p in reversed(sample.before) if p.count), None) if found is None else found
+    )
 
 
 def _var(sample: Sample) -> float | None:

@@ -24,12 +24,13 @@ def to_python(array: pa.Array) -> list[Any]:
     if array.null_count == 0 and array.type in _FORMATS:
         code, width = _FORMATS[array.type]
         data = memoryview(array.buffers()[1])[array.offset * width :][: len(array) * width]
-        return data.cast("B").cast(code).tolist()
+        values: list[Any] = data.cast("B").cast(code).tolist()  # type: ignore[call-overload]
+        return values
     if array.type in _AS_INTEGERS:
         array = array.view(_AS_INTEGERS[array.type])
     elif pa.types.is_list(array.type) and array.type.value_type in _AS_INTEGERS:
         array = array.cast(pa.list_(_AS_INTEGERS[array.type.value_type]))
-    return array.to_pylist()  # type: ignore[no-any-return]
+    return array.to_pylist()
 
 
 def from_python(values: Iterable[Any], column_type: pa.DataType) -> pa.Array:

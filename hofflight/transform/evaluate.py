@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from hofflight.features.expression import (
     DATE_PARTS,
+    FLOAT_FUNCTIONS,
     Call,
     Column,
     Expression,
@@ -74,7 +75,7 @@ def _row_is_in(expression: Call, arg: Callable[[Row], Any]) -> Callable[[Row], A
 def _members(expression: Call) -> frozenset[Any]:
     """The literals of an `is_in`, without NaN, which equals nothing."""
     values = [a.value for a in expression.args[1:] if isinstance(a, Literal)]
-    return frozenset(value for value in values if value == value)  # noqa: PLR0124
+    return frozenset(value for value in values if value == value)
 
 
 def _as_float(arg: Callable[[Row], Any]) -> Callable[[Row], Any]:
@@ -201,12 +202,17 @@ _UNARY: Final[dict[str, Callable[[Any], Any]]] = {
     "month": lambda us: _civil(us)[1],
     "year": lambda us: _civil(us)[0],
 }
+
+
+def _of_float(function: Callable[[float], float]) -> Callable[[int], float]:
+    return lambda value: function(float(value))
+
+
 _UNARY_INT: Final[dict[str, Callable[[Any], Any]]] = {
     "abs": lambda value: _in_int64(abs(value)),
     "negate": lambda value: _in_int64(-value),
-    **{name: (lambda value, f=f: f(float(value))) for name, f in (
-        ("log", _log), ("log1p", _log1p), ("log10", _log10), ("exp", _exp), ("sqrt", _sqrt))},
-}  # fmt: skip
+    **{name: _of_float(_UNARY[name]) for name in FLOAT_FUNCTIONS},
+}
 _COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt,
     "<=": operator.le, ">": operator.gt, ">=": operator.ge,
@@ -270,7 +276,7 @@ def _is_in(
         # Arrow looks values up by their bits; -0.0 + 0.0 is 0.0, and no other value changes.
         value, members = pc.add(value, 0.0), pc.add(members, 0.0)
     # `and` with "is valid or null" keeps null where the value is null: SQL's and polars' meaning.
-    known = pc.if_else(pc.is_valid(value), pa.scalar(True), pa.scalar(None, pa.bool_()))  # noqa: FBT003
+    known = pc.if_else(pc.is_valid(value), pa.scalar(True), pa.scalar(None, pa.bool_()))
     return pc.and_(pc.is_in(value, value_set=members), known)
 
 
@@ -279,7 +285,7 @@ def _to_number(target: pa.DataType) -> Callable[[pa.Array], pa.Array]:
 
 
 def _date_part(name: str) -> Callable[[pa.Array], pa.Array]:
-    return getattr(pc, name)  # type: ignore[no-any-return]
+    return getattr(pc, name)
 
 
 def _year(value: pa.Array) -> pa.Array:

@@ -23,8 +23,10 @@ from hofflight.transform.window_step import (
     KeyReader,
     Windowed,
     column_series,
+    mark_overflows,
     push_rows,
     row_series,
+    sums_integers,
 )
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ class GroupPlan:
         self._derive_at = self._window_at + len(group.windows)
         self._blank = [None] * (len(self.schema) - len(group.input))
         self._late = [None] * len(group.windows)
+        self._sums_integers = sums_integers(group)
         self._derive = [
             (slots[name], compile_row(derived, slots, types))
             for name, derived in group.derive.items()
@@ -148,7 +151,7 @@ class GroupPlan:
         if answer is None:
             row[self._window_at : self._derive_at] = self._late
         else:
-            if OVERFLOW in answer:
+            if self._sums_integers and OVERFLOW in answer:
                 pairs = zip(self.windows.names, answer, strict=True)
                 overflow = tuple(name for name, value in pairs if value is OVERFLOW)
                 answer = [None if value is OVERFLOW else value for value in answer]
@@ -218,11 +221,16 @@ class GroupPlan:
             series = column_series(self.windows.series, columns, rows)
         except pa.ArrowInvalid as error:
             raise self._failed("output or where", error) from error
-        return columns, push_rows(state, keys, times, series, peek=peek)
+        windowed = push_rows(state, keys, times, series, peek=peek)
+        if self._sums_integers:
+            return columns, mark_overflows(windowed, self.windows.names)
+        return columns, windowed
 
     def _derive_columns(self, columns: dict[str, pa.Array], rows: int, arrival_us: int) -> None:
         known = list(self.schema)[: self._derive_at]
-        before = pa.RecordBatch.from_arrays([columns[f.name] for f in known], schema=pa.schema(known))
+        before = pa.RecordBatch.from_arrays(
+            [columns[f.name] for f in known], schema=pa.schema(known)
+        )
         source = dict(zip(before.schema.names, before.columns, strict=True))
         for name, derived in self.group.derive.items():
             try:

@@ -22,7 +22,10 @@ def dump_key(state: KeyState) -> list[Any]:
         state.ts,
         [series.values for series in state.series],
         state.session_starts,
-        [[tiles.starts, [[_dump(p) for p in ps] for ps in tiles.partials]] for tiles in state.tiles],
+        [
+            [tiles.starts, [[_dump(p) for p in ps] for ps in tiles.partials]]
+            for tiles in state.tiles
+        ],
     ]
 
 

@@ -90,7 +90,9 @@ def _give(batch: pa.RecordBatch, mode: Mode) -> object:
 def _named_columns(returned: Any, what: str) -> Mapping[str, Any]:
     if isinstance(returned, pa.RecordBatch | pa.Table):
         return dict(zip(returned.schema.names, returned.columns, strict=True))
-    if (hasattr(returned, "iloc") or hasattr(returned, "to_arrow")) and hasattr(returned, "columns"):
+    if (hasattr(returned, "iloc") or hasattr(returned, "to_arrow")) and hasattr(
+        returned, "columns"
+    ):
         return {str(name): returned[name] for name in returned.columns}
     if isinstance(returned, dict):
         return returned

@@ -174,9 +174,7 @@ def _cells(
         column = series[number][0]
         integers = column is None or types[column] in INTEGERS
         chosen = [(i, windows[i][1]) for i in indices]
-        finish = tuple(
-            (i, finisher(w.function, w.parameter, integers=integers)) for i, w in chosen
-        )
+        finish = tuple((i, finisher(w.function, w.parameter, integers=integers)) for i, w in chosen)
         functions = tuple(w.function for _, w in chosen)
         is_float = column is not None and str(types[column]) in ("double", "float")
         quick = _quick(functions) if is_float and BASIC.issuperset(functions) else None

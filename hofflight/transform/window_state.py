@@ -350,8 +350,10 @@ class WindowState:
 def _plain(
     cells: FrameCells,
 ) -> tuple[int, Cell, Callable[[list[float]], tuple[Any, ...]]] | None:
-    """The usual window, basic aggregates of floats over the last so many microseconds: push
-    answers it without a call per frame."""
+    """Size, cell and function of the usual window: basic aggregates of floats over some time.
+
+    `push` answers it without a call per frame.
+    """
     frame = cells.frame
     if frame.kind != "sliding" or frame.tile_us or not frame.own_row or cells.counts:
         return None

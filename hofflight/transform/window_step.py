@@ -1,7 +1,8 @@
 """Windows of a batch: find key, time and series values of each row, and push them in order.
 
 The fold over rows is sequential by nature (each row sees the ones before it), so this is the one
-place that walks rows in the bulk path; see docs/adr for its cost and the kernel that may replace it.
+place that walks rows in the bulk path; docs/adr/0004 has its cost and the kernel that may replace
+it.
 """
 
 from __future__ import annotations
@@ -52,10 +53,10 @@ class KeyReader:
         """
         if len(self.slots) == 1:
             key = row[self.slots[0]]
-            good = key is not None and key == key  # noqa: PLR0124 NaN is not equal to itself
+            good = key is not None and key == key
         else:
             key = tuple([row[slot] for slot in self.slots])
-            good = all(part is not None and part == part for part in key)  # noqa: PLR0124
+            good = all(part is not None and part == part for part in key)
         if not good:
             raise self._null_key(0, row)
         ts = row[self.ts_slot]
@@ -72,7 +73,7 @@ class KeyReader:
         """
         parts = [columns[name] for name in self.group.key]
         for part in parts:
-            bad = next((i for i, v in enumerate(part) if v is None or v != v), None)  # noqa: PLR0124
+            bad = next((i for i, v in enumerate(part) if v is None or v != v), None)
             if bad is not None:
                 raise self._null_key(bad, [p[bad] for p in parts])
         times = columns[self.group.event_time]
@@ -129,7 +130,7 @@ def _row_value(
         if not is_float or found is None:
             return found
         # NaN is skipped; adding 0.0 turns -0.0 into 0.0 and changes nothing else.
-        return found + 0.0 if found == found else None  # noqa: PLR0124
+        return found + 0.0 if found == found else None
 
     return value
 
@@ -148,7 +149,7 @@ def _column_values(series: Series, columns: Mapping[str, pa.Array], rows: int) -
         values = to_python(array)
         if array.type in FLOATS:
             # See _row_value: NaN is skipped, -0.0 becomes 0.0.
-            values = [v if v is None else v + 0.0 if v == v else None for v in values]  # noqa: PLR0124
+            values = [v if v is None else v + 0.0 if v == v else None for v in values]
     if series.where is not None:
         chosen = to_python(evaluate(series.where, columns, rows))
         values = [v if w else None for v, w in zip(values, chosen, strict=True)]
@@ -174,11 +175,18 @@ def push_rows(
         late.append(answer is None)
         if peek:
             state.undo(mark)
-    return Windowed(rows, late, _overflows(state.plan.names, rows))
+    return Windowed(rows, late, {})
 
 
-def _overflows(names: tuple[str, ...], rows: list[Sequence[Any]]) -> dict[str, list[bool]]:
+def sums_integers(group: FeatureGroup) -> bool:
+    """Whether any window of the group can overflow."""
+    types = group.window_types
+    return any(w.function == "sum" and types[n] == pa.int64() for n, w in group.windows.items())
+
+
+def mark_overflows(windowed: Windowed, names: tuple[str, ...]) -> Windowed:
     """Replace each OVERFLOW by null and note where it stood."""
+    rows = windowed.rows
     found: dict[str, list[bool]] = {}
     for index, row in enumerate(rows):
         if OVERFLOW in row:
@@ -186,4 +194,4 @@ def _overflows(names: tuple[str, ...], rows: list[Sequence[Any]]) -> dict[str, l
                 if value is OVERFLOW:
                     found.setdefault(names[column], [False] * len(rows))[index] = True
             rows[index] = [None if value is OVERFLOW else value for value in row]
-    return found
+    return Windowed(rows, windowed.late, found)

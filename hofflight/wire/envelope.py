@@ -75,7 +75,9 @@ def read_request(data: bytes) -> RequestMeta:
         meta = _request_decoder.decode(data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         msg = f"app_metadata is not the msgpack map of this protocol: {error}"
-        raise BadMetadata(msg, hint="a map with v, id, deadline_ms, store, keys, ordered") from error
+        raise BadMetadata(
+            msg, hint="a map with v, id, deadline_ms, store, keys, ordered"
+        ) from error
     if meta.v != VERSION:
         msg = f"app_metadata has version {meta.v}, this server speaks {VERSION}"
         raise BadMetadata(msg)

@@ -149,7 +149,9 @@ class BatchReader:
         for column_type, (_, nulls) in zip(self.schema.types, header.nodes, strict=True):
             offset, length = header.buffers[at]
             at += 3 if column_type in VARIABLE else 2
-            bitmap = int.from_bytes(body[offset : offset + length][: header.rows // 8 + 1], "little")
+            bitmap = int.from_bytes(
+                body[offset : offset + length][: header.rows // 8 + 1], "little"
+            )
             if not nulls and length and bitmap & every != every:
                 msg = "a null count contradicts its validity bitmap"
                 raise MalformedBatch(msg)
@@ -261,10 +263,13 @@ class RowWriter:
 
     def __init__(self, schema: pa.Schema) -> None:
         self.schema = schema
-        nulls = pa.RecordBatch.from_arrays([pa.array([None], t) for t in schema.types], schema=schema)
+        nulls = pa.RecordBatch.from_arrays(
+            [pa.array([None], t) for t in schema.types], schema=schema
+        )
         self._template = encode_batch(nulls)[0]
         self._header = read_batch_header(self._template)
         self._texts = [i for i, t in enumerate(schema.types) if t in VARIABLE][::-1]
+        self._strings = {i for i in self._texts if schema.types[i] == pa.string()}
         self._layouts: dict[tuple[object, ...], tuple[bytes, Callable[..., bytes]]] = {}
 
     @staticmethod
@@ -274,25 +279,30 @@ class RowWriter:
 
     def write(self, row: Sequence[Any]) -> tuple[bytes, bytes]:
         """Head and body of the batch that holds exactly this row."""
-        mask = tuple([v is None for v in row]) if None in row else None
-        values = list(row) if mask is None else [0 if v is None else v for v in row]
-        lengths: list[int] = []
+        try:
+            return self._write(list(row), None)
+        except (struct.error, AttributeError, TypeError):  # a null: pack and encode take none
+            mask = tuple([value is None for value in row])
+            return self._write([0 if value is None else value for value in row], mask)
+
+    def _write(self, values: Row, mask: tuple[bool, ...] | None) -> tuple[bytes, bytes]:
+        key: list[object] = [mask]
         for column in self._texts:
-            value = values[column] or b""
-            data = value.encode() if isinstance(value, str) else value
+            value = values[column]
+            # Under a mask a null is 0, and bytes(0) is empty.
+            data = value.encode() if column in self._strings and value != 0 else bytes(value)
             values[column : column + 1] = (0, len(data), data)
-            lengths.append(len(data))
-        key = (mask, *lengths)
-        layout = self._layouts.get(key)
+            key.append(len(data))
+        layout = self._layouts.get(tuple(key))
         if layout is None:
-            layout = self._layout(mask, lengths[::-1])
+            layout = self._layout(mask, key[:0:-1])
             if len(self._layouts) >= limits.layouts_max:
                 self._layouts.clear()
-            self._layouts[key] = layout
+            self._layouts[tuple(key)] = layout
         return layout[0], layout[1](*values)
 
     def _layout(
-        self, mask: tuple[bool, ...] | None, lengths: list[int]
+        self, mask: tuple[bool, ...] | None, lengths: list[Any]
     ) -> tuple[bytes, Callable[..., bytes]]:
         parts: list[str] = []
         buffers: list[int] = []

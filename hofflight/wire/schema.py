@@ -25,6 +25,8 @@ COLUMN_TYPES: Final = frozenset(
     (*INTEGERS, *FLOATS, pa.bool_(), pa.string(), pa.binary(), TIMESTAMP, pa.date32())
 )
 
+_SHOWN: Final = 8  # a message is for reading
+
 
 def require_schema(expected: pa.Schema, got: pa.Schema) -> None:
     """Refuse any schema that is not `expected` in names, order and types.
@@ -40,10 +42,11 @@ def require_schema(expected: pa.Schema, got: pa.Schema) -> None:
         msg = f"{len(got)} columns came, {len(expected)} are registered"
         raise SchemaMismatch(msg)
     differences = list(_differences(expected, got))
-    raise SchemaMismatch(
-        "; ".join(differences[:8]) + (f"; and {len(differences) - 8} more" * (len(differences) > 8)),
-        hint="send exactly: " + ", ".join(f"{f.name} {f.type}" for f in expected),
-    )
+    shown = differences[:_SHOWN]
+    if len(differences) > _SHOWN:
+        shown.append(f"and {len(differences) - _SHOWN} more")
+    hint = "send exactly: " + ", ".join(f"{f.name} {f.type}" for f in expected)
+    raise SchemaMismatch("; ".join(shown), hint=hint)
 
 
 def _differences(expected: pa.Schema, got: pa.Schema) -> Iterator[str]:

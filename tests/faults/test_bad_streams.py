@@ -357,16 +357,39 @@ def test_metadata_of_a_call_beyond_the_limit_is_refused(server):
 # --- clients that leave, or stay away -------------------------------------------------------------
 
 
-def test_a_client_that_cancels_gives_back_what_it_held(server):
-    with Exchange(server.client(), "slow") as exchange:
-        exchange.send()
-        time.sleep(0.1)
-        exchange.reader.cancel()
-    with Exchange(server.client(), "echo") as exchange:
-        assert exchange.ask()[1].code == "OK"
+def test_what_was_answered_or_refused_is_no_longer_under_way(client):
+    with Exchange(client, "echo") as exchange:
+        for _ in range(12):  # 12 * 200 rows are more than may be under way
+            assert exchange.ask(batch(*([1.0] * 200)))[1].code == "OK"
+            assert exchange.ask(batch(*([13.0] * 200)))[1].code == "HOF-209"
 
-    wait_until(lambda: server.metrics()["streams_open"] <= 1)
-    time.sleep(0.5)  # the worker's answer comes when nobody waits for it
+
+def test_a_client_that_cancels_gives_back_what_it_held(server, client):
+    for _ in range(8):  # 8 * 300 rows are more than may be under way
+        with Exchange(server.client(), "slow") as exchange:
+            exchange.send(batch(*([1.0] * 300)))
+            wait_until(lambda: server.metrics()["streams_open"] == 2)
+            time.sleep(0.05)
+            exchange.reader.cancel()
+        wait_until(lambda: server.metrics()["streams_open"] == 1)
+    time.sleep(0.6)  # until the worker is done with it, though nobody waits
+
+    with Exchange(client, "echo") as exchange:
+        assert exchange.ask(batch(*([1.0] * 1_900)))[1].code == "OK"
+
+
+def test_a_worker_that_is_not_done_keeps_the_share_of_a_client_that_left(server, client):
+    with Exchange(client, "echo") as exchange, contextlib.ExitStack() as stack:
+        leaving = [stack.enter_context(Exchange(server.client(), "slow")) for _ in range(6)]
+        for other in leaving:  # 6 * 300 of 2,000 rows, for half a second
+            other.send(batch(*([1.0] * 300)))
+        time.sleep(0.05)
+        for other in leaving:
+            other.reader.cancel()
+
+        assert exchange.ask(batch(*([1.0] * 1_000)))[1].code == "HOF-301"
+        time.sleep(0.8)
+        assert exchange.ask(batch(*([1.0] * 1_000)))[1].code == "OK"
 
 
 def test_a_client_that_dies_leaves_no_stream(server):

@@ -259,8 +259,12 @@ def test_drain_answers_what_is_under_way_and_refuses_new_streams():
             with pytest.raises(flight.FlightUnavailableError):
                 idle.receive()
             assert json.loads(action(client, "health")) == {"status": "DRAINING"}
-            with Exchange(client, "echo") as late, pytest.raises(flight.FlightUnavailableError):
-                late.ask()
+            options = flight.FlightCallOptions(timeout=5)
+            with (
+                Exchange(client, "echo", schema=None, options=options) as late,
+                pytest.raises(flight.FlightUnavailableError, match="HOF-303"),
+            ):
+                late.reader.read_chunk()
 
             assert exchange.receive()[1].id == b"w" * 16
             with pytest.raises(flight.FlightUnavailableError, match="HOF-303"):

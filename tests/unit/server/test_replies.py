@@ -60,7 +60,7 @@ def test_what_was_abandoned_is_given_back_when_the_worker_is_done_and_only_once(
         await asyncio.sleep(0)
         stream.cancel()
         await asyncio.gather(stream, return_exceptions=True)
-        reply.abandon(lambda: given_back.append(1))
+        reply.when_done(lambda: given_back.append(1))
         before = len(given_back)
         reply(answer())
         reply(answer())
