@@ -18,10 +18,12 @@ from typing import ClassVar
 class HofError(Exception):
     """The root: `code` is stable, `str(error)` says what was expected, what came and how to fix it.
 
-    `retry_after_ms` is positive only where waiting helps.
+    `retry_after_ms` is positive only where waiting helps. `request_id` is the id to ask again with,
+    on errors of a client's request.
     """
 
     code: ClassVar[str] = "HOF-000"
+    request_id: bytes | None = None
 
     def __init__(self, message: str, *, hint: str = "", retry_after_ms: int = 0) -> None:
         super().__init__(message)

@@ -9,6 +9,7 @@ from hofflight.errors import (
     HofError,
     Indefinite,
     InternalError,
+    NoAnswer,
     Refused,
     StorageFailed,
     StoreError,
@@ -25,6 +26,8 @@ BACKOFF_S: Final = 0.02
 BACKOFF_S_MAX: Final = 0.5
 # A full disk or a hanging function seldom mends itself within a request's deadline.
 STUBBORN_TRIES: Final = 3
+# A try that has less than this left would only turn a known reason into "no answer".
+TRY_S_MIN: Final = 0.02
 
 
 class Chance(Protocol):
@@ -48,7 +51,7 @@ def pause_s(error: HofError, tries: int, left_s: float, rng: Chance) -> float | 
         return None
     backoff = min(BACKOFF_S * 2 ** min(tries - 1, 16), BACKOFF_S_MAX)
     pause = max(error.retry_after_ms / 1_000, backoff) * (1 + rng.random() / 2)
-    return pause if pause < left_s else None
+    return pause if pause + TRY_S_MIN < left_s else None
 
 
 def persist(
@@ -67,6 +70,7 @@ def persist(
     a later refusal does not prove that nothing was counted: then that indefinite error is raised.
     """
     unknown: Indefinite | None = None
+    before: HofError | None = None
     tries = 0
     while True:
         try:
@@ -79,5 +83,8 @@ def persist(
             if pause is None or is_over():
                 if unknown and isinstance(error, Refused | StoreError | InternalError):
                     raise unknown from error
+                if before and isinstance(error, NoAnswer):
+                    raise error from before  # why it had to be asked again at all
                 raise
+            before = error
         yield Wait(None, pause)

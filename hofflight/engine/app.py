@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
-from hofflight.errors import BadMetadata, HofError, NoAnswer, NotSupported, by_code
+from hofflight.errors import BadMetadata, Draining, HofError, NoAnswer, NotSupported, by_code
 from hofflight.eventlog.protocol import Answer, Request
 from hofflight.features.view import declare_view
 from hofflight.wire.envelope import OK
@@ -65,6 +65,7 @@ class App:
 
         Raises: VersionChanged (HOF-107), MissingFunction (HOF-106).
         """
+        self._require_open()
         if not module and group.function is not None:
             module = group.function.__module__
         created_us = self._clock.wall_us()
@@ -79,6 +80,7 @@ class App:
 
         Raises: InvalidView (HOF-108), VersionChanged (HOF-107), UnknownView (HOF-201).
         """
+        self._require_open()
         view = declare_view(name, version, features, labels, self.engine.group)
         self.engine.registry.save_view(view, created_us=self._clock.wall_us())
         return view
@@ -104,6 +106,7 @@ class App:
 
         Raises: BadRequest (HOF-2xx), Refused (HOF-3xx), Indefinite (HOF-4xx).
         """
+        self._require_open()
         if keys:
             msg = "keys= asks for stored features, and no view here has any"
             raise NotSupported(msg)
@@ -117,6 +120,7 @@ class App:
 
         Raises: BadRequest (HOF-2xx), Refused (HOF-3xx), Indefinite (HOF-4xx).
         """
+        self._require_open()
         served = self.engine.bind(group, None)
         batch = to_batch(rows, served.input_schema)
         self._ask(served, batch, None, request_id, store=True, wants_answer=False)
@@ -128,6 +132,11 @@ class App:
             self._closed = True
             self.engine.close()
             self._on_close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            msg = "the store is closed"
+            raise Draining(msg, hint="open it again with hof.open")
 
     def _ask(
         self, served: Served, rows: Rows, deadline_ms: int | None,

@@ -6,12 +6,22 @@ import threading
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+import structlog
+
 from hofflight.engine.lane import FunctionWatch, Lane
 from hofflight.engine.replies import refusal
 from hofflight.engine.runner import Runner
 from hofflight.engine.snapshot import SnapshotWriter, load_snapshot
-from hofflight.engine.turn import EngineCounters, Stream
-from hofflight.errors import CodeNotLoaded, StorageFailed, TransformTimeout, UnknownView, Wedged
+from hofflight.engine.turn import EngineCounters, Stream, internal
+from hofflight.errors import (
+    CodeNotLoaded,
+    Draining,
+    HofError,
+    StorageFailed,
+    TransformTimeout,
+    UnknownView,
+    Wedged,
+)
 from hofflight.eventlog.protocol import Entry, EntryMeta, Served
 from hofflight.features.view import View, implicit_view
 from hofflight.observe.metrics import named
@@ -26,6 +36,7 @@ if TYPE_CHECKING:
     from hofflight.features.registry import Registry
     from hofflight.settings import EngineSettings
 
+_events = structlog.get_logger("hofflight.engine")
 _KEYS_PER_TURN = 4  # 4 keys of about 20 us each between two turns: snapshots never stop serving
 
 
@@ -76,13 +87,14 @@ class Engine:
         record = self.registry.group(group.name, group.version)
         work = self._works.get(record.stream) or self._new_work(record.stream)
         with work.lock:
-            runner = Runner(group)
+            runner = Runner(group, work.watch)
             self._recover(work, runner)
             work.stream.runners[group.version] = runner
             work.stream.has_functions |= runner.has_function
             if group.is_opaque and work.lane is None:
-                work.stream.watch = work.watch
-                work.lane = Lane(record.stream, lambda requests: self._turn(work, requests))
+                work.lane = Lane(
+                    record.stream, lambda requests: self._turn(work, requests), self._clock
+                )
                 self._watch()
         self._groups[group.name, group.version] = group
         self._by_group[group.name, group.version] = work
@@ -154,6 +166,7 @@ class Engine:
         for work in self._works.values():
             if work.lane is not None:
                 work.lane.stop(self._settings.transform_timeout_ms / 1_000)
+                self._refuse(work, work.lane.take_waiting())
             if not work.watch.wedged:
                 with work.lock:
                     self._snapshot_all(work)
@@ -163,16 +176,25 @@ class Engine:
         return self._by_group[request.served.group, request.served.group_version]
 
     def _submit(self, work: _Work, requests: Sequence[Request]) -> None:
-        if work.watch.wedged:
-            self._refuse_wedged(work, requests)
+        if work.watch.wedged or self._stopping.is_set():
+            self._refuse(work, requests)
         elif work.lane is not None:
             work.lane.put(requests)
+            if work.watch.wedged or self._stopping.is_set():  # since we looked: it may never run
+                self._refuse(work, work.lane.take_waiting())
         else:
             self._turn(work, requests)
 
     def _turn(self, work: _Work, requests: Sequence[Request]) -> None:
         with work.lock:
-            work.stream.turn(requests)
+            try:
+                work.stream.turn(requests)
+            except Exception as error:  # a bug of ours must still be an answer, and end no thread
+                for runner in work.stream.runners.values():
+                    runner.state.undo()
+                for request in requests:
+                    runner = work.stream.runners[request.served.group_version]
+                    request.finish(refusal(request, runner, internal(error, request)))
             self._snapshot_step(work)
 
     def _serve(self, view: View) -> Served:
@@ -202,14 +224,26 @@ class Engine:
         runner.key_folded.clear()
 
     def _snapshot_step(self, work: _Work) -> None:
-        """Go on with a snapshot that is under way, or begin one when enough was logged."""
+        """Go on with a snapshot that is under way, or begin one when enough was logged.
+
+        A full disk costs the snapshot, never an answer: the log has everything.
+        """
         number = work.stream.log.last_number()
-        if work.writers:
-            if work.writers[0].step(_KEYS_PER_TURN):
-                work.writers.pop(0)
-        elif number - work.snapshot_number >= self._settings.snapshot_records:
-            work.snapshot_number = number
-            work.writers = self._writers(work)
+        try:
+            if work.writers:
+                if work.writers[0].step(_KEYS_PER_TURN):
+                    work.writers.pop(0)
+            elif number - work.snapshot_number >= self._settings.snapshot_records:
+                work.snapshot_number = number
+                work.writers = self._writers(work)
+        except OSError as error:
+            self._give_up_snapshot(work, error)
+
+    def _give_up_snapshot(self, work: _Work, error: OSError) -> None:
+        for writer in work.writers or ():
+            writer.abandon()
+        work.writers = None
+        _events.warning("snapshot_failed", stream=work.stream.name, error=error.strerror)
 
     def _writers(self, work: _Work) -> list[SnapshotWriter]:
         return [
@@ -225,8 +259,12 @@ class Engine:
     def _snapshot_all(self, work: _Work) -> None:
         for writer in work.writers or ():
             writer.abandon()
-        for writer in self._writers(work):
-            writer.step()
+        try:
+            work.writers = self._writers(work)
+            for writer in work.writers:
+                writer.step()
+        except OSError as error:
+            self._give_up_snapshot(work, error)
 
     def _watch(self) -> None:
         if self._watchdog is None:
@@ -262,8 +300,11 @@ class Engine:
             runner = work.stream.runners[request.served.group_version]
             request.finish(refusal(request, runner, error))
 
-    def _refuse_wedged(self, work: _Work, requests: Sequence[Request]) -> None:
-        error = Wedged(f"the function of {work.stream.name} hangs; it serves again after a restart")
+    def _refuse(self, work: _Work, requests: Sequence[Request]) -> None:
+        error: HofError = Draining("the store is closed, or closing")
+        if work.watch.wedged:
+            msg = f"the function of {work.stream.name} hangs; it serves again after a restart"
+            error = Wedged(msg)
         for request in requests:
             runner = work.stream.runners[request.served.group_version]
             request.finish(refusal(request, runner, error))

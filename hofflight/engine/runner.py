@@ -14,6 +14,7 @@ from hofflight.wire.ipc import BatchReader, RowWriter, empty_message, encode_bat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from hofflight.eventlog.protocol import Entry, Served
     from hofflight.features.group import FeatureGroup
@@ -77,9 +78,9 @@ class Projection:
 class Runner:
     """Folds events into one group version's state and encodes its answers. Not thread-safe."""
 
-    def __init__(self, group: FeatureGroup) -> None:
+    def __init__(self, group: FeatureGroup, calling: AbstractContextManager[object]) -> None:
         self.group = group
-        self.plan = GroupPlan(group)
+        self.plan = GroupPlan(group, calling)
         self.state = self.plan.new_state()
         self.has_function = bool(group.opaque_output)
         self.code_hash = group.code_hash()
@@ -126,6 +127,8 @@ class Runner:
             if len(batches) == 1:
                 return [error]
             return [found for d in decoded for found in self.call_functions([d], arrival_us)]
+        if len(batches) == 1:
+            return [joined]
         outcomes: list[Opaque | TransformFailed] = []
         start = 0
         for one in decoded:

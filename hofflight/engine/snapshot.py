@@ -8,6 +8,7 @@ has everything.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import zlib
@@ -63,7 +64,8 @@ class SnapshotWriter:
 
     def abandon(self) -> None:
         """Leave no trace."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk: what was buffered cannot be written
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def _finish(self) -> None:
@@ -86,7 +88,7 @@ def load_snapshot(runner: Runner, directory: Path) -> tuple[int, int]:
     for path in _snapshots(directory, runner.group.version):
         try:
             return _load(runner, path)
-        except (ValueError, KeyError, TypeError, OSError, msgspec.DecodeError) as error:
+        except (ValueError, LookupError, TypeError, OSError, msgspec.DecodeError) as error:
             runner.state = runner.plan.new_state()
             runner.key_folded.clear()
             _events.warning("snapshot_passed_over", file=path.name, error=str(error))
@@ -99,7 +101,7 @@ def _load(runner: Runner, path: Path) -> tuple[int, int]:
             msg = "not a snapshot of this release"
             raise ValueError(msg)
         values = _read(file)
-        head = next(values)
+        head = next(values, {})
         if head["code_hash"] != runner.code_hash:
             msg = "made by another definition"
             raise ValueError(msg)

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import structlog
 
 from hofflight.engine.ids import RequestIds
-from hofflight.engine.lane import FunctionWatch
 from hofflight.engine.recorded import recorded_answer
 from hofflight.engine.replies import answer_of, refusal
 from hofflight.errors import (
@@ -26,6 +25,7 @@ from hofflight.errors import (
     BadRequest,
     DeadlinePassed,
     HofError,
+    Indefinite,
     InternalError,
     TransformFailed,
 )
@@ -78,8 +78,6 @@ class Stream:
         counters: EngineCounters,
     ) -> None:  # fmt: skip
         self.name = name
-        # Set once a group of opaque functions is loaded: their thread is watched.
-        self.watch: FunctionWatch | None = None
         self.has_functions = False
         self.log = log
         self.clock = clock
@@ -97,8 +95,6 @@ class Stream:
         if self.has_functions:
             self._transform(works, arrival_us)
         entries, logged = self._windows(works, arrival_us)
-        if self.watch is not None:
-            self.watch.done()
         if entries:
             self._log(entries, logged)
         self._reply(works, started_s)
@@ -144,7 +140,7 @@ class Stream:
         except HofError as error:
             self._refuse(request, runner, error)
         except Exception as error:
-            self._refuse(request, runner, _internal(error, request))
+            self._refuse(request, runner, internal(error, request))
         else:
             works.append(Work(request, runner, decoded))
 
@@ -153,8 +149,6 @@ class Stream:
             if not runner.has_function:
                 continue
             mine = [w for w in works if w.runner is runner]
-            if self.watch is not None:
-                self.watch.touch()
             outcomes = runner.call_functions([w.decoded for w in mine], arrival_us)
             for work, outcome in zip(mine, outcomes, strict=True):
                 if isinstance(outcome, TransformFailed):
@@ -178,8 +172,6 @@ class Stream:
         """Answer one request; its log entry, unless it only peeked."""
         request, runner = work.request, work.runner
         mark = runner.state.mark()
-        if self.watch is not None:
-            self.watch.touch()
         try:
             if work.failed is not None:
                 raise work.failed
@@ -191,7 +183,7 @@ class Stream:
             work.answer = refusal(request, runner, error)
         except Exception as error:
             runner.state.undo(mark)
-            self._refuse(request, runner, _internal(error, request))
+            self._refuse(request, runner, internal(error, request))
             return None
         if not request.store:
             return None
@@ -239,7 +231,16 @@ class Stream:
         if self.log.is_durable_at_once:
             self._reply_now(works)
         else:
-            self.log.when_durable(lambda: self._reply_now(works))
+            self.log.when_durable(lambda: self._reply_durable(works))
+
+    def _reply_durable(self, works: list[Work]) -> None:
+        """After a sync; where that failed, nobody knows what a power loss would leave."""
+        for work in works:
+            logged = work.request.store and work.answer is not None and work.answer.meta.code == OK
+            if self.log.failed and logged:
+                error = Indefinite(self.log.failed, hint="ask again when the server restarted")
+                work.answer = refusal(work.request, work.runner, error)
+        self._reply_now(works)
 
     def _reply_now(self, works: list[Work]) -> None:
         now_s = self.clock.monotonic_s()
@@ -258,7 +259,7 @@ class Stream:
         request.finish(refusal(request, runner, error))
 
 
-def _internal(error: Exception, request: Request) -> InternalError:
+def internal(error: Exception, request: Request) -> InternalError:
     """Our bug: details to the server's log, none to the client."""
     _events.exception("turn_failed", request_id=request.id.hex(), exc_info=error)
     return InternalError(f"internal error; quote the request id {request.id.hex()}")

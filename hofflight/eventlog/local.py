@@ -213,7 +213,7 @@ class LocalLog(LogReader):
         self._settings = settings
         self.is_durable_at_once = settings.durability == "interval"
         self._is_dirty = False
-        self._failed = ""
+        self.failed = ""
         self._ordinal = self._number = 0
         self._heads: dict[bytes, int] = {}  # where this segment has them
         self._lock = threading.Lock()
@@ -229,8 +229,8 @@ class LocalLog(LogReader):
         Raises: StorageFailed (HOF-304); nothing was written.
         """
         with self._lock:
-            if self._failed:
-                raise StorageFailed(self._failed, hint="restart the server when the disk is well")
+            if self.failed:
+                raise StorageFailed(self.failed, hint="restart the server when the disk is well")
             positions = self._write(entries)
             self._number = entries[-1].meta.number
         if not self._is_dirty:
@@ -256,7 +256,7 @@ class LocalLog(LogReader):
         try:
             os.fdatasync(fd)
         except OSError as error:
-            self._failed = f"the event log could not be made durable: {error.strerror}"
+            self.failed = f"the event log could not be made durable: {error.strerror}"
             _events.error("log_sync_failed", log=self.directory.name, error=error.strerror)
         finally:
             os.close(fd)
@@ -264,9 +264,13 @@ class LocalLog(LogReader):
     def close(self) -> None:
         """Make everything durable and let go of the file."""
         with self._lock:
-            if self._segment is not None:
-                self._segment.close()
-                self._segment = None
+            segment, self._segment = self._segment, None
+            try:
+                if segment is not None:
+                    segment.close()
+            except OSError as error:  # closing a store ends, whatever its disk says
+                self.failed = f"the event log could not be made durable: {error.strerror}"
+                _events.error("log_sync_failed", log=self.directory.name, error=error.strerror)
 
     def _write(self, entries: Sequence[Entry]) -> list[int]:
         """Frames of the entries, and of heads that this segment has not seen, at its end."""

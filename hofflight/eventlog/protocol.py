@@ -130,11 +130,12 @@ class EventLog(Protocol):
 
     `append` hands all entries to the operating system before it returns, or none: what was
     appended survives the death of the process. What survives a power loss is the store's
-    `durability`; `is_durable_at_once` says that nobody waits for it. One writer; readers see whole
-    entries only.
+    `durability`; `is_durable_at_once` says that nobody waits for it, `failed` why nothing more can
+    be written (empty while it can). One writer; readers see whole entries only.
     """
 
     is_durable_at_once: bool
+    failed: str
 
     def append(self, entries: Sequence[Entry]) -> list[int]:
         """Write entries with ascending numbers and give the position of each, for `entry_at`.
@@ -163,7 +164,7 @@ class EventLog(Protocol):
         ...
 
     def when_durable(self, done: Callable[[], None]) -> None:
-        """Call `done` once everything appended so far is as durable as the store promises.
+        """Call `done` once everything appended so far is as durable as promised, or `failed`.
 
         Thread: the log's sync thread.
         """

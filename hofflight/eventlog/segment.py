@@ -72,6 +72,8 @@ class Segment:
         """Give back what was reserved and not written, make the rest durable, close the file."""
         if self._map is not None:
             self._map.close()
-        os.ftruncate(self._fd, self.size)
-        os.fdatasync(self._fd)
-        os.close(self._fd)
+        try:
+            os.ftruncate(self._fd, self.size)
+            os.fdatasync(self._fd)
+        finally:
+            os.close(self._fd)

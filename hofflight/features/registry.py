@@ -187,6 +187,8 @@ class Registry:
         return [_view(row[0]) for row in rows]
 
     def _group(self, name: str, wanted: int | None) -> GroupRecord | None:
+        if wanted is not None and not 0 < wanted < 1 << 31:  # SQLite refuses what int64 cannot hold
+            return None
         query = "SELECT * FROM groups WHERE name = ?1 AND version = coalesce(?2, version)"
         with self._lock:
             row = self._db.execute(

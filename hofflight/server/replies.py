@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ class Replies:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
+        self.lock = threading.Lock()
 
     def expect(self) -> Reply:
         """The place of one answer."""
@@ -42,26 +44,34 @@ class Reply:
         """Deliver; an answer that comes after the loop was closed has nobody to reach."""
         if threading.get_ident() == self._replies.thread:
             self._arrive(answer)
-        elif not self._replies.loop.is_closed():
-            try:
-                self._replies.loop.call_soon_threadsafe(self._arrive, answer)
-            except RuntimeError:  # closed in this very moment
+            return
+        with self._replies.lock:
+            if self._waiter is None and self._on_arrival is None:
+                # The loop is not asleep for this one: it has not come to wait for it yet.
+                self._answer = self._answer or answer
                 return
+        with contextlib.suppress(RuntimeError):  # the loop was closed
+            self._replies.loop.call_soon_threadsafe(self._arrive, answer)
 
     async def wait(self) -> Answer:
         """The answer."""
         if self._answer is None:
-            self._waiter = self._replies.loop.create_future()
-            await self._waiter
+            with self._replies.lock:
+                if self._answer is None:
+                    self._waiter = self._replies.loop.create_future()
+            if self._waiter is not None:
+                await self._waiter
         assert self._answer is not None
         return self._answer
 
     def when_done(self, on_arrival: Callable[[], None]) -> None:
         """Run a function once the worker is done with the request: now, if the answer has come."""
         if self._answer is None:
-            self._on_arrival = on_arrival
-        else:
-            on_arrival()
+            with self._replies.lock:
+                if self._answer is None:
+                    self._on_arrival = on_arrival
+                    return
+        on_arrival()
 
     def _arrive(self, answer: Answer) -> None:
         if self._answer is not None:

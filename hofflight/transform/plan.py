@@ -6,6 +6,7 @@ for the window state they are given; whoever calls them commits or undoes it.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ from hofflight.errors import TransformFailed
 from hofflight.features.expression import Expression
 from hofflight.features.group import Context
 from hofflight.transform.aggregate import OVERFLOW
-from hofflight.transform.columns import batch_of_rows, from_python, to_python
+from hofflight.transform.columns import batch_of_rows, first_value, from_python, to_python
 from hofflight.transform.evaluate import compile_row, evaluate
 from hofflight.transform.udf_step import run_derived, run_function
 from hofflight.transform.window_plan import compile_windows
@@ -31,6 +32,7 @@ from hofflight.transform.window_step import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     from hofflight.features.group import FeatureGroup
 
@@ -54,11 +56,18 @@ class BatchAnswer(NamedTuple):
 
 
 class GroupPlan:
-    """The compiled group. One instance serves any number of window states."""
+    """The compiled group. One instance serves any number of window states.
 
-    def __init__(self, group: FeatureGroup) -> None:
+    `calling` is entered around each call of the group's own functions: whoever must know that
+    user code runs passes one.
+    """
+
+    def __init__(
+        self, group: FeatureGroup, calling: AbstractContextManager[object] | None = None
+    ) -> None:
         group.require_complete()
         self.group = group
+        self._calling = calling or nullcontext()
         self.schema = group.schema
         self.windows = compile_windows(group)
         self.keys = KeyReader(group)
@@ -99,7 +108,10 @@ class GroupPlan:
 
         Raises: TransformFailed (HOF-209).
         """
-        return run_function(self.group, batch, self.context(arrival_us)) if self._opaque else {}
+        if not self._opaque:
+            return {}
+        with self._calling:
+            return run_function(self.group, batch, self.context(arrival_us))
 
     def run_row(
         self,
@@ -139,7 +151,7 @@ class GroupPlan:
         row = raw + self._blank
         if opaque:
             for name, slot in self._opaque_slots:
-                row[slot] = to_python(opaque[name])[0]
+                row[slot] = first_value(opaque[name])
         try:
             for slot, output in self._output:
                 row[slot] = output(row)
@@ -162,8 +174,7 @@ class GroupPlan:
         known = pa.schema(list(self.schema)[: self._derive_at])
         batch = batch_of_rows([row[: self._derive_at]], known)
         for name, slot in self._derive_functions:
-            column = run_derived(self.group, name, batch, self.context(arrival_us))
-            row[slot] = to_python(column)[0]
+            row[slot] = first_value(self._call_derived(name, batch, arrival_us))
 
     def run_batch(
         self,
@@ -237,10 +248,14 @@ class GroupPlan:
                 columns[name] = (
                     evaluate(derived, source, rows)
                     if isinstance(derived, Expression)
-                    else run_derived(self.group, name, before, self.context(arrival_us))
+                    else self._call_derived(name, before, arrival_us)
                 )
             except pa.ArrowInvalid as error:
                 raise self._failed(f"derive {name!r}", error) from error
+
+    def _call_derived(self, name: str, batch: pa.RecordBatch, arrival_us: int) -> pa.Array:
+        with self._calling:
+            return run_derived(self.group, name, batch, self.context(arrival_us))
 
     def _failed(self, where: str, error: Exception) -> TransformFailed:
         msg = f"{where} of {self.group.name}@{self.group.version}: {error}"

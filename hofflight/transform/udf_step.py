@@ -7,6 +7,7 @@ types and number of rows; anything else is the function's error, not ours.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -59,12 +60,13 @@ def run_derived(
 def _call(function: Function, what: str, rows: object, context: Context) -> Any:
     try:
         return function(rows, context) if _takes_context(function) else function(rows)
-    except Exception as error:  # user code may raise anything; its text goes to its sender
+    except (Exception, SystemExit) as error:  # user code may do anything; its sender reads this
         text = str(error).splitlines()[0][:200] if str(error) else "no message"
         msg = f"{what} raised {type(error).__name__}: {text}"
         raise TransformFailed(msg) from error
 
 
+@functools.lru_cache(maxsize=1024)
 def _takes_context(function: Callable[..., Any]) -> bool:
     try:
         parameters = list(inspect.signature(function).parameters.values())

@@ -216,9 +216,9 @@ class WindowState:
             if high - low >= PLAIN_ROWS:
                 _finish(cell, series.sample(low, high), answer)
                 continue
-            values = series.present(low, high)
-            if values:
-                for window, value in zip(cell.windows, quick(values)):  # noqa: B905 hot, equal by plan
+            found = series.present(low, high) if series.has_null else series.values[low:high]
+            if found:
+                for window, value in zip(cell.windows, quick(found)):  # noqa: B905 hot, equal by plan
                     answer[window] = value
         for cells, lower in self._frames:
             self._answer(state, cells, lower, ts, position, answer)

@@ -44,6 +44,7 @@ class KeyReader:
         names = group.input.names
         self.slots = [names.index(k) for k in group.key]
         self.ts_slot = names.index(group.event_time)
+        self._only_slot = self.slots[0] if len(self.slots) == 1 else -1
         self.float_keys = [k for k in group.key if group.input.field(k).type in FLOATS]
 
     def of_row(self, row: Row, newest_us: int) -> tuple[Any, int]:
@@ -51,8 +52,8 @@ class KeyReader:
 
         Raises: NullKey (HOF-205), BadEventTime (HOF-206).
         """
-        if len(self.slots) == 1:
-            key = row[self.slots[0]]
+        if self._only_slot >= 0:
+            key = row[self._only_slot]
             good = key is not None and key == key
         else:
             key = tuple([row[slot] for slot in self.slots])

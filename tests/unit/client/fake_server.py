@@ -126,6 +126,7 @@ def metadata(said):
 
 
 if __name__ == "__main__":
+    pa.array([0])  # pyarrow's first value loads pandas: seconds on a busy machine
     server = FakeServer()
     print(server.port, flush=True)
     sys.exit(server.serve())

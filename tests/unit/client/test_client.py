@@ -166,10 +166,13 @@ def test_what_may_be_sent_again_is_sent_again_with_the_same_id(client, once):
 
 
 def test_a_refused_request_is_refused_in_the_end(client):
-    with pytest.raises(Overloaded) as caught:
+    client.vector("g", row())
+    with pytest.raises((Overloaded, NoAnswer)) as caught:
         client.vector("g", row("HOF-301"), deadline_ms=1_500)
 
-    assert caught.value.retry_after_ms == 7
+    # On a busy machine the last try may find no time; then the reason is its cause.
+    refused = caught.value if isinstance(caught.value, Overloaded) else caught.value.__cause__
+    assert refused.retry_after_ms == 7
 
 
 def test_a_wedged_group_is_not_asked_for_ever(client):
@@ -181,10 +184,12 @@ def test_a_wedged_group_is_not_asked_for_ever(client):
 
 
 def test_a_broken_stream_is_indefinite_and_the_next_call_works(client):
-    with pytest.raises(ConnectionLost) as caught:
-        client.vector("g", row("drop"), deadline_ms=100)
+    client.vector("g", row())
+    with pytest.raises(Indefinite) as caught:
+        client.vector("g", row("drop"), deadline_ms=1_500)
 
-    assert isinstance(caught.value, Indefinite)
+    # On a busy machine the last try may find no time; then the reason is its cause.
+    assert ConnectionLost in {type(caught.value), type(caught.value.__cause__)}
     assert client.vector("g", row("fine")).to_dict()["g.say"] == "fine"
 
 

@@ -139,6 +139,18 @@ def test_a_later_word_on_the_outcome_is_the_last(last):
         play(Attempts(ConnectionLost("x"), last), deadline_s=0.05)
 
 
+def test_an_answer_that_did_not_come_says_what_came_before():
+    with pytest.raises(NoAnswer) as caught:
+        play(Attempts(Overloaded("full"), NoAnswer("x")), deadline_s=0.05)
+
+    assert str(caught.value.__cause__) == "HOF-301: full"
+
+
+def test_a_try_without_time_to_be_answered_is_not_begun():
+    assert pause_s(ConnectionLost("x"), 1, 0.039, FixedChance()) is None
+    assert pause_s(ConnectionLost("x"), 1, 0.041, FixedChance()) == 0.02
+
+
 def test_a_closed_client_asks_no_more():
     attempts = Attempts(ConnectionLost("x"))
     with pytest.raises(ConnectionLost):
