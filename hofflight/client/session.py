@@ -95,7 +95,7 @@ class Session:
         try:
             return (yield from self._with_batch(path, rows, deadline_s, ask))
         except HofError as error:
-            vars(error)["request_id"] = id_
+            error.request_id = id_
             raise
 
     def ingest(self, group: str, rows: Rows, request_id: bytes | UUID | None) -> Steps[int]:
@@ -121,7 +121,7 @@ class Session:
                     f"{taken} rows before were taken. The same rows again, with "
                     "request_id=error.request_id, count none of them twice."
                 )
-            vars(error)["request_id"] = id_
+            error.request_id = id_
             raise
 
     def view(self, name: str, version: int | None) -> Steps[ViewInfo]:

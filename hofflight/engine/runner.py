@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from hofflight import limits
 from hofflight.errors import BadRequest, TransformFailed
 from hofflight.transform.columns import to_python
 from hofflight.transform.plan import GroupPlan
@@ -183,8 +182,7 @@ class Runner:
             self.state.undo()
 
     def _is_new(self, raw: Row, number: int) -> bool:
-        key, _ = self.plan.keys.of_row(raw, limits.event_time_us_max)
-        return self.key_folded.get(key, 0) < number
+        return self.key_folded.get(self.plan.key_of(raw), 0) < number
 
     def _not_folded(self, batch: pa.RecordBatch, number: int) -> pa.RecordBatch:
         """The rows of keys that the snapshot took before this entry."""

@@ -101,7 +101,7 @@ def _load(runner: Runner, path: Path) -> tuple[int, int]:
             msg = "not a snapshot of this release"
             raise ValueError(msg)
         values = _read(file)
-        head = next(values, {})
+        head: dict[str, Any] = next(values, {})
         if head["code_hash"] != runner.code_hash:
             msg = "made by another definition"
             raise ValueError(msg)

@@ -91,7 +91,11 @@ class Stream:
         self.counters.turns += 1
         self.counters.requests += len(requests)
         works: list[Work] = []
-        again = self._decode_all(requests, started_s, works)
+        again: Sequence[Request] = ()
+        if len(requests) == 1:
+            self._decode(requests[0], started_s, works)
+        else:
+            again = self._decode_all(requests, started_s, works)
         if self.has_functions:
             self._transform(works, arrival_us)
         entries, logged = self._windows(works, arrival_us)

@@ -1,13 +1,12 @@
-"""Run declared expressions: on one row with `math`, on many with `pyarrow.compute`, same bits.
+"""Run declared expressions over whole columns with `pyarrow.compute`.
 
-`math` and `pyarrow.compute` both call libm, so log, exp and sqrt agree in every bit; numpy's
-vectorised ones do not (5.8% of log1p differ by an ulp), so numpy never computes an expression.
+`math` (see `row_code`) and `pyarrow.compute` both call libm, so log, exp and sqrt agree in every
+bit; numpy's vectorised ones do not (5.8% of log1p differ by an ulp), so numpy never computes an
+expression.
 """
 
 from __future__ import annotations
 
-import math
-import operator
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
@@ -15,7 +14,6 @@ import pyarrow.compute as pc
 
 from hofflight.features.expression import (
     DATE_PARTS,
-    FLOAT_FUNCTIONS,
     Call,
     Column,
     Expression,
@@ -23,229 +21,12 @@ from hofflight.features.expression import (
     kind_of,
     kind_types,
 )
+from hofflight.transform.scalar import members_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-Row = list[Any]
-ScalarFunction = "Callable[[Row], Any]"
 _DAY_US: Final = 86_400_000_000
-_INT64_MIN: Final = -(2**63)
-_INT64_MAX: Final = 2**63 - 1
-
-
-def compile_row(
-    expression: Expression, slots: Mapping[str, int], types: Mapping[str, pa.DataType]
-) -> Callable[[Row], Any]:
-    """A function of one row (values by slot, None for null) that gives the expression's value.
-
-    Raises (the function): OverflowError, integer arithmetic left int64.
-    """
-    if isinstance(expression, Column):
-        return operator.itemgetter(slots[expression.name])
-    if isinstance(expression, Literal):
-        value = expression.value
-        return lambda _: value
-    assert isinstance(expression, Call)
-    kinds = [kind_of(arg, types, "expression") for arg in expression.args]
-    if expression.op == "is_in":
-        return _row_is_in(expression, compile_row(expression.args[0], slots, types))
-    args = [compile_row(arg, slots, types) for arg in expression.args]
-    if "float" in kinds and "int" in kinds:
-        # Arrow compares and adds int64 and float64 as float64; Python would compare exactly.
-        args = [
-            _as_float(arg) if kind == "int" else arg for arg, kind in zip(args, kinds, strict=True)
-        ]
-        kinds = ["float" if kind == "int" else kind for kind in kinds]
-    if len(args) == 1:
-        return _row_unary(expression.op, kinds[0], args[0])
-    constant = expression.args[1]
-    if isinstance(constant, Literal) and expression.op not in ("&", "|", "fill_null"):
-        return _row_constant(expression.op, kinds[0], args[0], args[1]([]))
-    return _row_binary(expression.op, kinds[0], *args)
-
-
-def _row_is_in(expression: Call, arg: Callable[[Row], Any]) -> Callable[[Row], Any]:
-    members = _members(expression)
-
-    def is_in(row: Row) -> bool | None:
-        value = arg(row)
-        return None if value is None else value in members
-
-    return is_in
-
-
-def _members(expression: Call) -> frozenset[Any]:
-    """The literals of an `is_in`, without NaN, which equals nothing."""
-    values = [a.value for a in expression.args[1:] if isinstance(a, Literal)]
-    return frozenset(value for value in values if value == value)
-
-
-def _as_float(arg: Callable[[Row], Any]) -> Callable[[Row], Any]:
-    def as_float(row: Row) -> float | None:
-        value = arg(row)
-        return None if value is None else float(value)
-
-    return as_float
-
-
-def _row_unary(op: str, kind: str, arg: Callable[[Row], Any]) -> Callable[[Row], Any]:
-    if op == "is_null":
-        return lambda row: arg(row) is None
-    function = _UNARY_INT[op] if kind == "int" and op in _UNARY_INT else _UNARY[op]
-
-    def unary(row: Row) -> Any:
-        value = arg(row)
-        return None if value is None else function(value)
-
-    return unary
-
-
-def _row_constant(
-    op: str, kind: str, arg: Callable[[Row], Any], constant: Any
-) -> Callable[[Row], Any]:
-    """A binary operator whose right side is a literal: one call less for the usual comparison."""
-    function = _BINARY_INT[op] if kind == "int" and op in _BINARY_INT else _BINARY[op]
-
-    def with_constant(row: Row) -> Any:
-        value = arg(row)
-        return None if value is None else function(value, constant)
-
-    return with_constant
-
-
-def _row_binary(
-    op: str, kind: str, left: Callable[[Row], Any], right: Callable[[Row], Any]
-) -> Callable[[Row], Any]:
-    if op == "fill_null":
-
-        def fill(row: Row) -> Any:
-            value, other = left(row), right(row)
-            return other if value is None else value
-
-        return fill
-    if op in ("&", "|"):
-        decides = op == "|"  # true | null is true, false & null is false
-
-        def logic(row: Row) -> bool | None:
-            a, b = left(row), right(row)
-            if a is decides or b is decides:
-                return decides
-            return None if a is None or b is None else not decides
-
-        return logic
-    function = _BINARY_INT[op] if kind == "int" and op in _BINARY_INT else _BINARY[op]
-
-    def binary(row: Row) -> Any:
-        # Both sides, as Arrow does: an overflow on the right counts beside a null too.
-        a, b = left(row), right(row)
-        return None if a is None or b is None else function(a, b)
-
-    return binary
-
-
-def _in_int64(value: int) -> int:
-    if not _INT64_MIN <= value <= _INT64_MAX:
-        msg = "integer arithmetic left int64"
-        raise OverflowError(msg)
-    return value
-
-
-def _divide(a: float, b: float) -> float:
-    try:
-        return a / b
-    except ZeroDivisionError:
-        # IEEE: 0 / 0 and NaN / 0 are NaN; else an infinity with the signs' product.
-        return math.nan if a == 0 or a != a else math.copysign(math.inf, a) * math.copysign(1.0, b)
-
-
-def _log(value: float) -> float:
-    return math.log(value) if value > 0 else _at_pole(value, 0.0)
-
-
-def _log10(value: float) -> float:
-    return math.log10(value) if value > 0 else _at_pole(value, 0.0)
-
-
-def _log1p(value: float) -> float:
-    return math.log1p(value) if value > -1 else _at_pole(value, -1.0)
-
-
-def _at_pole(value: float, pole: float) -> float:
-    return -math.inf if value == pole else math.nan
-
-
-def _exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf
-
-
-def _sqrt(value: float) -> float:
-    return math.sqrt(value) if value >= 0 else math.nan
-
-
-def _civil(us: int) -> tuple[int, int, int]:
-    """Year, month, day of a timestamp: H. Hinnant's `civil_from_days`, exact over all of int64."""
-    days = us // _DAY_US + 719_468
-    era, day_of_era = divmod(days, 146_097)
-    year_of_era = (
-        day_of_era - day_of_era // 1_460 + day_of_era // 36_524 - day_of_era // 146_096
-    ) // 365
-    day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
-    shifted = (5 * day_of_year + 2) // 153  # months from March
-    month = shifted + 3 if shifted < 10 else shifted - 9  # noqa: PLR2004 March is 0, so January is 10
-    year = year_of_era + era * 400 + (month <= 2)  # noqa: PLR2004 January and February
-    return year, month, day_of_year - (153 * shifted + 2) // 5 + 1
-
-
-_UNARY: Final[dict[str, Callable[[Any], Any]]] = {
-    "log": _log,
-    "log1p": _log1p,
-    "log10": _log10,
-    "exp": _exp,
-    "sqrt": _sqrt,
-    "abs": abs,
-    "negate": operator.neg,
-    "~": operator.not_,
-    "to_float": float,
-    "to_int": int,
-    "minute": lambda us: us // 60_000_000 % 60,
-    "hour": lambda us: us // 3_600_000_000 % 24,
-    "day_of_week": lambda us: (us // _DAY_US + 3) % 7,  # 1970-01-01 was a Thursday, day 3
-    "day": lambda us: _civil(us)[2],
-    "month": lambda us: _civil(us)[1],
-    "year": lambda us: _civil(us)[0],
-}
-
-
-def _of_float(function: Callable[[float], float]) -> Callable[[int], float]:
-    return lambda value: function(float(value))
-
-
-_UNARY_INT: Final[dict[str, Callable[[Any], Any]]] = {
-    "abs": lambda value: _in_int64(abs(value)),
-    "negate": lambda value: _in_int64(-value),
-    **{name: _of_float(_UNARY[name]) for name in FLOAT_FUNCTIONS},
-}
-_COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
-    "==": operator.eq, "!=": operator.ne, "<": operator.lt,
-    "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-}  # fmt: skip
-_BINARY: Final[dict[str, Callable[[Any, Any], Any]]] = {
-    **_COMPARE,
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": _divide,
-}
-_BINARY_INT: Final[dict[str, Callable[[Any, Any], Any]]] = {
-    "+": lambda a, b: _in_int64(a + b),
-    "-": lambda a, b: _in_int64(a - b),
-    "*": lambda a, b: _in_int64(a * b),
-    "/": lambda a, b: _divide(float(a), float(b)),
-}
 
 
 def evaluate(expression: Expression, columns: Mapping[str, pa.Array], rows: int) -> pa.Array:
@@ -287,7 +68,7 @@ def _is_in(
     expression: Call, columns: Mapping[str, pa.Array], types: Mapping[str, pa.DataType]
 ) -> pa.Array | pa.Scalar:
     value = _evaluate(expression.args[0], columns, types)
-    members = pa.array(list(_members(expression)), value.type)
+    members = pa.array(list(members_of(expression)), value.type)
     if value.type == pa.float64():
         # Arrow looks values up by their bits; -0.0 + 0.0 is 0.0, and no other value changes.
         value, members = pc.add(value, 0.0), pc.add(members, 0.0)

@@ -16,7 +16,8 @@ from hofflight.features.expression import Expression
 from hofflight.features.group import Context
 from hofflight.transform.aggregate import OVERFLOW
 from hofflight.transform.columns import batch_of_rows, first_value, from_python, to_python
-from hofflight.transform.evaluate import compile_row, evaluate
+from hofflight.transform.evaluate import evaluate
+from hofflight.transform.row_program import compile_before, compile_derive
 from hofflight.transform.udf_step import run_derived, run_function
 from hofflight.transform.window_plan import compile_windows
 from hofflight.transform.window_state import WindowState
@@ -26,7 +27,6 @@ from hofflight.transform.window_step import (
     column_series,
     mark_overflows,
     push_rows,
-    row_series,
     sums_integers,
 )
 
@@ -71,26 +71,13 @@ class GroupPlan:
         self.schema = group.schema
         self.windows = compile_windows(group)
         self.keys = KeyReader(group)
-        types = {f.name: f.type for f in self.schema}
-        slots = {name: slot for slot, name in enumerate(self.schema.names)}
         self._opaque = group.opaque_output
-        self._opaque_slots = [(name, slots[name]) for name in self._opaque]
-        self._output = [
-            (slots[name], compile_row(output, slots, types))
-            for name, output in group.output.items()
-            if isinstance(output, Expression)
-        ]
-        self._series = row_series(self.windows.series, slots, types)
-        self._window_at = len(group.transformed)
-        self._derive_at = self._window_at + len(group.windows)
-        self._blank = [None] * (len(self.schema) - len(group.input))
+        self._before = compile_before(group, self.windows.series, self.keys)
+        self._after = compile_derive(group) if group.derive else None
+        self._derive_at = len(group.transformed) + len(group.windows)
         self._late = [None] * len(group.windows)
         self._sums_integers = sums_integers(group)
-        self._derive = [
-            (slots[name], compile_row(derived, slots, types))
-            for name, derived in group.derive.items()
-            if isinstance(derived, Expression)
-        ]
+        slots = {name: slot for slot, name in enumerate(self.schema.names)}
         self._derive_functions = [
             (name, slots[name]) for name, d in group.derive.items() if isinstance(d, tuple)
         ]
@@ -127,14 +114,19 @@ class GroupPlan:
         Raises: BadRequest (HOF-205, 206, 209, 210).
         """
         row, is_late, overflow = self._push_row(state, raw, arrival_us, opaque)
-        try:
-            for slot, derived in self._derive:
-                row[slot] = derived(row)
-        except OverflowError as error:
-            raise self._failed("derive", error) from error
-        if self._derive_functions:
-            self._derive_row(row, arrival_us)
+        if self._after is not None:
+            try:
+                row += self._after(row)
+            except OverflowError as error:
+                raise self._failed("derive", error) from error
+            if self._derive_functions:
+                self._derive_row(row, arrival_us)
         return RowAnswer(row, is_late, overflow)
+
+    def key_of(self, raw: Row) -> Any:
+        """The key of a row of raw values that was accepted before."""
+        key = [raw[self.group.input.names.index(name)] for name in self.group.key]
+        return key[0] if len(key) == 1 else tuple(key)
 
     def fold_row(self, state: WindowState, raw: Row, arrival_us: int) -> None:
         """Take one row into the state without an answer, for groups without a function.
@@ -146,29 +138,23 @@ class GroupPlan:
     def _push_row(
         self, state: WindowState, raw: Row, arrival_us: int, opaque: Mapping[str, pa.Array] | None
     ) -> RowAnswer:
-        """Transform a row and push it; derived columns are still empty."""
-        key, ts = self.keys.of_row(raw, self.keys.newest_us(arrival_us))
-        row = raw + self._blank
-        if opaque:
-            for name, slot in self._opaque_slots:
-                row[slot] = first_value(opaque[name])
+        """Transform a row and push it; derived columns are not there yet."""
+        values = [first_value(opaque[name]) for name in self._opaque] if opaque else ()
         try:
-            for slot, output in self._output:
-                row[slot] = output(row)
-            values = [value(row) for value in self._series]
+            row, key, ts, series = self._before(raw, values, self.keys.newest_us(arrival_us))
         except OverflowError as error:
             raise self._failed("output or where", error) from error
-        answer = state.push(key, ts, values)
-        overflow: tuple[str, ...] = ()
+        answer = state.push(key, ts, series)
         if answer is None:
-            row[self._window_at : self._derive_at] = self._late
-        else:
-            if self._sums_integers and OVERFLOW in answer:
-                pairs = zip(self.windows.names, answer, strict=True)
-                overflow = tuple(name for name, value in pairs if value is OVERFLOW)
-                answer = [None if value is OVERFLOW else value for value in answer]
-            row[self._window_at : self._derive_at] = answer
-        return RowAnswer(row, answer is None, overflow)
+            row += self._late
+            return RowAnswer(row, True, ())
+        overflow: tuple[str, ...] = ()
+        if self._sums_integers and OVERFLOW in answer:
+            pairs = zip(self.windows.names, answer, strict=True)
+            overflow = tuple(name for name, value in pairs if value is OVERFLOW)
+            answer = [None if value is OVERFLOW else value for value in answer]
+        row += answer
+        return RowAnswer(row, False, overflow)
 
     def _derive_row(self, row: Row, arrival_us: int) -> None:
         known = pa.schema(list(self.schema)[: self._derive_at])

@@ -15,11 +15,11 @@ from hofflight import limits
 from hofflight.errors import BadEventTime, NullKey
 from hofflight.transform.aggregate import OVERFLOW
 from hofflight.transform.columns import to_python
-from hofflight.transform.evaluate import compile_row, evaluate
+from hofflight.transform.evaluate import evaluate
 from hofflight.wire.schema import FLOATS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from hofflight.features.group import FeatureGroup
     from hofflight.transform.window_plan import Series
@@ -41,29 +41,6 @@ class KeyReader:
 
     def __init__(self, group: FeatureGroup) -> None:
         self.group = group
-        names = group.input.names
-        self.slots = [names.index(k) for k in group.key]
-        self.ts_slot = names.index(group.event_time)
-        self._only_slot = self.slots[0] if len(self.slots) == 1 else -1
-        self.float_keys = [k for k in group.key if group.input.field(k).type in FLOATS]
-
-    def of_row(self, row: Row, newest_us: int) -> tuple[Any, int]:
-        """Key and event time of one row of raw values.
-
-        Raises: NullKey (HOF-205), BadEventTime (HOF-206).
-        """
-        if self._only_slot >= 0:
-            key = row[self._only_slot]
-            good = key is not None and key == key
-        else:
-            key = tuple([row[slot] for slot in self.slots])
-            good = all(part is not None and part == part for part in key)
-        if not good:
-            raise self._null_key(0, row)
-        ts = row[self.ts_slot]
-        if ts is None or not limits.event_time_us_min <= ts <= newest_us:
-            raise self._bad_time(0, ts, newest_us)
-        return key, ts
 
     def of_columns(
         self, columns: Mapping[str, list[Any]], newest_us: int
@@ -76,13 +53,13 @@ class KeyReader:
         for part in parts:
             bad = next((i for i, v in enumerate(part) if v is None or v != v), None)
             if bad is not None:
-                raise self._null_key(bad, [p[bad] for p in parts])
+                raise self.null_key(bad)
         times = columns[self.group.event_time]
         if None in times or min(times) < limits.event_time_us_min or max(times) > newest_us:
             low = limits.event_time_us_min
             for i, ts in enumerate(times):
                 if ts is None or not low <= ts <= newest_us:
-                    raise self._bad_time(i, ts, newest_us)
+                    raise self.bad_time(i, ts, newest_us)
         keys = parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
         return keys, times
 
@@ -92,11 +69,13 @@ class KeyReader:
         last = limits.event_time_us_max
         return last if early is None else min(last, arrival_us + early)
 
-    def _null_key(self, index: int, _row: object) -> NullKey:
+    def null_key(self, index: int) -> NullKey:
+        """The error for a row without a key."""
         msg = f"row {index}: the key ({', '.join(self.group.key)}) holds null or NaN"
         return NullKey(msg, hint="every event needs its entity; the whole request was refused")
 
-    def _bad_time(self, index: int, ts: int | None, newest_us: int) -> BadEventTime:
+    def bad_time(self, index: int, ts: int | None, newest_us: int) -> BadEventTime:
+        """The error for an event time that no row arriving now may carry."""
         name = self.group.event_time
         if ts is None:
             return BadEventTime(f"row {index}: the event time {name!r} is null")
@@ -108,38 +87,10 @@ class KeyReader:
         return BadEventTime(msg, hint="event times lie in 1900-01-01 to 2040-12-31")
 
 
-def row_series(
-    series: Sequence[Series], slots: Mapping[str, int], types: Mapping[str, pa.DataType]
-) -> list[Callable[[Row], Any]]:
-    """Per series, the function from a row to its value: None where null, NaN or not in `where`."""
-    return [_row_value(s, slots, types) for s in series]
-
-
-def _row_value(
-    series: Series, slots: Mapping[str, int], types: Mapping[str, pa.DataType]
-) -> Callable[[Row], Any]:
-    where = None if series.where is None else compile_row(series.where, slots, types)
-    if series.column is None:
-        return (lambda _: True) if where is None else (lambda row: where(row) or None)
-    slot = slots[series.column]
-    is_float = types[series.column] in FLOATS
-
-    def value(row: Row) -> Any:
-        if where is not None and where(row) is not True:
-            return None
-        found = row[slot]
-        if not is_float or found is None:
-            return found
-        # NaN is skipped; adding 0.0 turns -0.0 into 0.0 and changes nothing else.
-        return found + 0.0 if found == found else None
-
-    return value
-
-
 def column_series(
     series: Sequence[Series], columns: Mapping[str, pa.Array], rows: int
 ) -> list[list[Any]]:
-    """Per series, the values of every row, as `row_series` gives them one by one."""
+    """Per series, the values of every row, as `compile_before` gives them one by one."""
     return [_column_values(s, columns, rows) for s in series]
 
 
@@ -149,7 +100,7 @@ def _column_values(series: Series, columns: Mapping[str, pa.Array], rows: int) -
         array = columns[series.column]
         values = to_python(array)
         if array.type in FLOATS:
-            # See _row_value: NaN is skipped, -0.0 becomes 0.0.
+            # As in row_program: NaN is skipped, -0.0 becomes 0.0.
             values = [v if v is None else v + 0.0 if v == v else None for v in values]
     if series.where is not None:
         chosen = to_python(evaluate(series.where, columns, rows))

@@ -6,7 +6,7 @@ import hofflight as hof
 from hofflight.eventlog.local import LocalLog, SyncThread
 from hofflight.settings import LogSettings
 
-# --- engines: (group, rows) -> [(late, overflowed windows, {column: value})] per row ----------------
+# --- engines: (group, rows) -> (late, overflowed windows, {column: value}) of each row
 
 
 def outcome(late, overflow, row):
@@ -91,7 +91,7 @@ class LocalLogs:
 
 
 LOGS = {
-    "local, interval": lambda directory: LocalLogs(directory),
+    "local, interval": LocalLogs,
     "local, batch": lambda directory: LocalLogs(directory, durability="batch"),
 }
 

@@ -39,12 +39,19 @@ def r(second, x=1.0, *, k="a", **changes):
 TIE = [r(0, 1.0), r(5, 2.0), r(5, 4.0), r(5, 8.0)]
 WORDS = [r(t, s=s) for t, s in enumerate(["b", "a", None, "b", "c", "a", "c"])]
 
+
+def seen(value):
+    """The value; -0.0, which equals 0.0, by a name of its own."""
+    is_zero = isinstance(value, float) and value == 0
+    return "minus zero" if is_zero and math.copysign(1, value) < 0 else value
+
+
 CASES = [
     # --- frames
     Case("sliding leaves out what is exactly its size old", hof.count().over("10s"),
          [r(0), r(5), r(10), r(10.000001), r(14.999999), r(15)], [1, 2, 2, 3, 4, 4]),
     Case("tiled keeps whole tiles at its old end", hof.count().over("10s", tile="4s"),
-         [r(0), r(3), r(4), r(13), r(14), r(17), r(18)], [1, 2, 3, 4, 4, 4, 4]),
+         [r(0), r(3), r(4), r(13), r(14), r(17), r(18)], [1, 2, 3, 4, 3, 4, 4]),
     Case("last N is cut by rows, then nulls are left out", hof.sum("x").last(2),
          [r(0, 1.0), r(1, 2.0), r(2, None), r(3, None), r(4, 8.0)], [1, 3, 2, None, 8]),
     Case("tumbling begins again at each whole interval", hof.count().tumbling("10s"),
@@ -88,7 +95,7 @@ CASES = [
          [r(0, None), r(1, math.nan), r(2, 4.0), r(3, None), r(4, 6.0)], [None, None, 4, 4, 5]),
     Case("a count of a column counts its values", hof.count("x").over("1h"),
          [r(0, None), r(1, math.nan), r(2, 4.0)], [0, 0, 1]),
-    Case("minus zero enters as zero", hof.min("x").over("1h"), [r(0, -0.0)], [0.0]),
+    Case("minus zero enters as zero", hof.min("x").over("1h"), [r(0, -0.0)], [0]),
     Case("infinities follow IEEE, and NaN of them is null", hof.sum("x").over("1h"),
          [r(0, math.inf), r(1, 1.0), r(2, -math.inf), r(3_601, 1.0)],
          [math.inf, math.inf, None, -math.inf]),
@@ -141,12 +148,11 @@ def test_a_window_means_what_its_words_say(engine, case):
     found = engine(group, case.rows)
 
     told = [
-        "late" if late else "overflow" if overflow else row["w"] for late, overflow, row in found
+        "late" if late else "overflow" if overflow else seen(row["w"])
+        for late, overflow, row in found
     ]
     assert told == case.expected
-    assert [row["w"] for _, _, row in found if row["w"] is not None] == [
-        value for value in case.expected if value not in (None, "late", "overflow")
-    ]
+    assert all(row["w"] is None for late, over, row in found if late or over)
 
 
 def test_derived_columns_are_computed_over_nulls_of_late_rows(engine):

@@ -145,9 +145,8 @@ def test_a_function_that_raises_on_one_request_fails_that_request_alone(open_app
     app = open_app(group_with(failing))
     sender = Sender(app)
     done = threading.Event()
-    messages = [sender.bytes_of(rows) for rows in
-                (event(0), event(1, x=13), [event(2), event(3)], [event(4), event(5, x=13)])]  # fmt: skip
-    requests = [sender.request(*message) for message in messages]
+    sent = [event(0), event(1, x=13), [event(2), event(3)], [event(4), event(5, x=13)]]
+    requests = [sender.request(*sender.bytes_of(rows)) for rows in sent]
     for request in requests:
         inner = request.reply
         request.reply = lambda a, inner=inner: (
@@ -162,6 +161,10 @@ def test_a_function_that_raises_on_one_request_fails_that_request_alone(open_app
     assert app.vector("g", event(6)).to_dict()["g.n"] == 4
 
 
+def deeper(batch):
+    return deeper(batch)
+
+
 WRONG = {
     "raises": lambda batch: 1 // 0,
     "rows": lambda batch: {"y": pa.array([], pa.int64())},
@@ -169,7 +172,7 @@ WRONG = {
     "names": lambda batch: {"z": batch["x"]},
     "names of two kinds": lambda batch: {"y": batch["x"], 1: batch["x"]},
     "nothing": lambda batch: None,
-    "endless recursion": lambda batch: WRONG["endless recursion"](batch),
+    "endless recursion": deeper,
 }
 
 

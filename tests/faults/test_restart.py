@@ -7,7 +7,6 @@ import sys
 import textwrap
 from collections import Counter
 
-import pyarrow as pa
 import pytest
 
 import hofflight as hof
@@ -33,7 +32,9 @@ DEFINITION = """
         return {"card": number % 5, "ts": (10_000 + number * 30 - back) * 1_000_000,
                 "x": (number * 0.1) * (1e15 if number % 11 == 0 else 1)}
 """
-SERVER = DEFINITION + """
+SERVER = (
+    DEFINITION
+    + """
     import json, sys
     settings = hof.load_settings(engine={"snapshot_records": 20},
                                  log={"durability": sys.argv[3], "segment_bytes_max": 1 << 20})
@@ -47,8 +48,9 @@ SERVER = DEFINITION + """
         print(json.dumps([number, repr(vector.to_dict())]), flush=True)
         number += 1
 """
+)
 _names: dict = {"__name__": "definition"}
-exec(compile(textwrap.dedent(DEFINITION), "definition", "exec"), _names)  # noqa: S102 the same text
+exec(compile(textwrap.dedent(DEFINITION), "definition", "exec"), _names)
 make_group, event = _names["make_group"], _names["event"]
 
 
@@ -60,7 +62,7 @@ def serve_until_killed(path, start, durability, random_):
     )  # fmt: skip
     answered = {}
     assert process.stdout.readline() == "ready\n"
-    for _ in range(random_.randint(1, 120)):
+    for _ in range(random_.randint(1, 40)):
         number, row = json.loads(process.stdout.readline())
         answered[number] = row
     process.kill()

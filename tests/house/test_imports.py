@@ -8,6 +8,8 @@ from pathlib import Path
 HEAVY = ["duckdb", "grpc", "pandas", "polars", "pyarrow.flight", "pyspark"]
 CODE_FROM_DATA = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve", "yaml"}
 RUNS_TEXT = {"__import__", "compile", "eval", "exec"}
+# Writes one function from a checked expression tree; its docstring says what never becomes text.
+WRITES_CODE = "hofflight/transform/row_code.py"
 MAY_IMPORT_FLIGHT = ("hofflight/cli/", "hofflight/client/")
 MAY_IMPORT_THE_FACE = ("hofflight/cli/", "hofflight/templates/", "hofflight/testing/")
 
@@ -124,6 +126,7 @@ def test_data_is_never_code(house):
         f"{path}:{line}"
         for path in house.python()
         for line in lines_that_run_data(house.tree(path))
+        if str(path) != WRITES_CODE
     ]
 
     assert offenders == []

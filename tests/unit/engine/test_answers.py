@@ -306,9 +306,7 @@ def ask(app, rows, deadline_s):
     return answer.meta
 
 
-def test_a_deadline_that_passed_before_the_work_began_counts_nothing(
-    stores, group, event, log_of
-):
+def test_a_deadline_that_passed_before_the_work_began_counts_nothing(stores, group, event, log_of):
     """Refused: the same request may be sent again."""
     clock = SteppingClock()
     app = stores.open(group(), clock=clock)

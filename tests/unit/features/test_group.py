@@ -141,7 +141,8 @@ WRONG = [
     ("derive unknown", {"derive": {"d": hof.col("nothing")}}, UnknownColumn,
      ["derive 'd'", "'nothing'"]),
     ("derive of a list", {"windows": {"t": hof.top_k("shop", 2).over("1h")},
-                          "derive": {"d": hof.col("t").is_null()}}, WrongType, ["derive 'd'", "'t'"]),
+                          "derive": {"d": hof.col("t").is_null()}}, WrongType,
+     ["derive 'd'", "'t'"]),
     ("derive that is none", {"derive": {"d": pa.float64()}}, WrongType,
      ["derive 'd'", "(type, function)"]),
     ("derive without function", {"derive": {"d": (pa.float64(), 3)}}, WrongType, ["derive 'd'"]),
@@ -161,7 +162,9 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "error", "words"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
+@pytest.mark.parametrize(
+    ("change", "error", "words"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG]
+)
 def test_a_wrong_declaration_is_refused_with_a_code_and_names_the_field(change, error, words):
     """Nobody should have to read our source to learn which word of theirs is wrong."""
     with pytest.raises(DefinitionError) as caught:
@@ -179,7 +182,7 @@ def test_a_wrong_declaration_is_refused_with_a_code_and_names_the_field(change, 
         lambda: hof.count().over("10m", tile="x"),
         lambda: hof.count().tumbling(""),
         lambda: hof.count().session("1.5h"),
-        lambda: hof.count().over("١m"),  # an Arabic digit is a digit to `\\d`, not to us
+        lambda: hof.count().over("\u0661m"),  # an Arabic digit is a digit to `\\d`, not to us
         lambda: hof.count().over("1m\n"),
     ],
 )
@@ -225,7 +228,7 @@ def test_a_window_parameter_out_of_range_is_refused_at_once(build, word):
         (lambda: bool(hof.col("x") == 1), "no truth value"),
         (lambda: hof.col("x") == 1 and hof.col("y") == 2, "& | ~"),
         (lambda: 1 < hof.col("x") < 2, "no truth value"),
-        (lambda: hof.col("x") in [hof.col("y")], ".is_in()"),
+        (lambda: hof.col("x") in [hof.col("y"), 1], ".is_in()"),
     ],
 )  # fmt: skip
 def test_an_expression_that_cannot_mean_anything_is_refused_when_it_is_written(build, word):

@@ -188,7 +188,9 @@ def test_a_newer_format_is_refused(path):
             Registry(path, read_only=read_only)
 
 
-@pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\0" + bytes(99)])
+@pytest.mark.parametrize(
+    "content", [b"not a database at all" * 100, b"SQLite format 3\0" + bytes(99)]
+)
 def test_a_file_that_is_no_registry_is_refused_and_left_alone(path, content):
     """The wrong file named by mistake is not overwritten."""
     path.write_bytes(content)

@@ -75,7 +75,9 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("features", "error", "words"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
+@pytest.mark.parametrize(
+    ("features", "error", "words"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG]
+)
 def test_a_view_that_selects_wrongly_is_refused(features, error, words):
     """The text says which feature and what to write instead."""
     with pytest.raises(error) as caught:

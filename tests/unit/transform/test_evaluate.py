@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import hofflight as hof
 from hofflight.features.expression import DATE_PARTS, Call, Literal, columns_of, kind_of
-from hofflight.transform.evaluate import compile_row, evaluate
+from hofflight.transform.evaluate import evaluate
+from hofflight.transform.row_code import compile_row
 
 TYPES = {
     "f": pa.float64(), "g": pa.float64(), "h": pa.float32(),
@@ -26,7 +27,9 @@ BY_KIND = {
 
 FLOATS = st.one_of(
     st.floats(),
-    st.sampled_from([0.0, -0.0, -1.0, 1.0, 5e-324, 1.7976931348623157e308, 2.0**53, 709.78, -745.2]),
+    st.sampled_from(
+        [0.0, -0.0, -1.0, 1.0, 5e-324, 1.7976931348623157e308, 2.0**53, 709.78, -745.2]
+    ),
 )
 INTEGERS = st.one_of(
     st.integers(-(2**63), 2**63 - 1),
@@ -79,7 +82,9 @@ def expressions(draw, kind, depth=3):
     if op == "/":
         return Call(op, of(draw(number), draw(number)))
     if op in ("==", "!=", "<", "<=", ">", ">="):
-        same = draw(st.sampled_from(["string", "timestamp", *(["bool"] if op in ("==", "!=") else [])]))
+        same = draw(
+            st.sampled_from(["string", "timestamp", *(["bool"] if op in ("==", "!=") else [])])
+        )
         pair = draw(st.sampled_from([(same, same), (draw(number), draw(number))]))
         return Call(op, of(*pair))
     if op in ("&", "|"):
@@ -231,4 +236,6 @@ def test_null_goes_through_everything_but_what_asks_for_it():
     ]  # fmt: skip
 
     for expression, value in expected:
-        assert by_row(expression, [row]) == by_column(expression, [row]) == [bits(value)], expression
+        assert by_row(expression, [row]) == by_column(expression, [row]) == [bits(value)], (
+            expression
+        )

@@ -45,11 +45,9 @@ def group_with(function, *, mode="arrow", output=None):
 
 def same(left, right):
     """Equal in type, length, nulls and values, NaN equal to NaN."""
-    return left.type == right.type and left.equals(right) or (
-        pa.types.is_floating(left.type)
-        and left.is_null().equals(right.is_null())
-        and [repr(v) for v in left.to_pylist()] == [repr(v) for v in right.to_pylist()]
-    )
+    if not pa.types.is_floating(left.type):
+        return left.type == right.type and left.equals(right)
+    return left.type == right.type and repr(left.to_pylist()) == repr(right.to_pylist())
 
 
 @pytest.mark.parametrize("mode", ["arrow", "pandas", "polars"])
@@ -61,9 +59,7 @@ def test_a_column_passed_through_keeps_every_value(mode, rows):
     def through(frame):
         return {f"{name}_out": frame[name] for name in names}
 
-    group = group_with(
-        through, mode=mode, output={f"{name}_out": COLUMNS[name] for name in names}
-    )
+    group = group_with(through, mode=mode, output={f"{name}_out": COLUMNS[name] for name in names})
     batch = batch_of(rows)
     found = run_function(group, batch, CONTEXT)
 
@@ -176,7 +172,7 @@ class Raising:
 
 WRONG = [
     ("raises", "arrow", raises, ["g@1", "raised ValueError: no such"]),
-    ("raises without text", "arrow", lambda b: [][0:] and None or {}[1], ["raised KeyError"]),
+    ("raises without text", "arrow", lambda b: {}[1], ["raised KeyError"]),
     ("asserts", "arrow", lambda b: (_ for _ in ()).throw(AssertionError), ["no message"]),
     ("returns nothing", "arrow", lambda b: None, ["dict of columns", "NoneType"]),
     ("returns an array", "arrow", lambda b: b["f"], ["dict of columns"]),
@@ -211,9 +207,11 @@ WRONG = [
 
 
 @pytest.mark.filterwarnings("ignore::polars.exceptions.PerformanceWarning")
-@pytest.mark.parametrize(("mode", "function", "words"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
+@pytest.mark.parametrize(
+    ("mode", "function", "words"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG]
+)
 def test_a_function_that_does_wrong_is_told_so(mode, function, words):
-    """Whatever it raises or returns, the error is the request's, has code HOF-209, and says what."""
+    """Whatever it raises or returns is the request's error: HOF-209, and it says what."""
     with pytest.raises(TransformFailed, match="HOF-209") as caught:
         run_function(group_with(function, mode=mode), batch_of(ROWS), CONTEXT)
 

@@ -50,9 +50,7 @@ def accepted(reader, head, body):
     batch.validate(full=True)
     assert 1 <= batch.num_rows <= 100_000
     if row is not None:
-        flat = [
-            c.view(pa.int64()) if c.type == TIMESTAMP else c for c in batch.columns
-        ]
+        flat = [c.view(pa.int64()) if c.type == TIMESTAMP else c for c in batch.columns]
         assert row == [c[0].as_py() for c in flat]
     return True
 
@@ -150,7 +148,9 @@ LIES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "change"), [lie[1:] for lie in LIES], ids=[lie[0] for lie in LIES])
+@pytest.mark.parametrize(
+    ("name", "change"), [lie[1:] for lie in LIES], ids=[lie[0] for lie in LIES]
+)
 def test_offsets_that_lie_are_refused_whether_the_head_is_known_or_not(name, change):
     """The check is repeated for each body, since only the head is remembered."""
     head, body = lying(name, change)

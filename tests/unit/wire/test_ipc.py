@@ -58,9 +58,7 @@ def tables(draw, rows_max):
 
 def batch_of(schema, rows):
     """What pyarrow makes of the rows; the reference."""
-    columns = [
-        pa.array([row[i] for row in rows], t) for i, t in enumerate(schema.types)
-    ]
+    columns = [pa.array([row[i] for row in rows], t) for i, t in enumerate(schema.types)]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
