@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hofflight.errors import HofError
     from hofflight.features.expression import Expression, col
     from hofflight.features.group import Context, FeatureGroup, feature_group
+    from hofflight.features.view import view
     from hofflight.features.window import (
         count,
         count_distinct,
@@ -80,6 +81,7 @@ _PUBLIC = {
     "testing": ("testing", ""),
     "top_k": ("features.window", "top_k"),
     "var": ("features.window", "var"),
+    "view": ("features.view", "view"),
 }
 
 __all__ = [
@@ -109,6 +111,7 @@ __all__ = [
     "testing",
     "top_k",
     "var",
+    "view",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 from pathlib import Path
@@ -47,7 +48,7 @@ class Store:
         Raises: StoreFormat (HOF-503).
         """
         if self.mark.exists():
-            found = orjson.loads(self.mark.read_bytes()).get("format")
+            found = self._format()
             if found != STORE_FORMAT:
                 msg = f"the store has format {found}, this release reads {STORE_FORMAT}"
                 raise StoreFormat(msg, hint="upgrade hofflight")
@@ -57,7 +58,20 @@ class Store:
             msg = f"{self.path.name!r} is not a store"
             raise StoreFormat(msg, hint="name an empty or new directory, or a store")
         self.path.mkdir(parents=True, mode=0o700, exist_ok=True)
-        self.mark.write_bytes(orjson.dumps({"format": STORE_FORMAT}))
+        # Under another name first: a crash must not leave half a mark.
+        fresh = self.mark.with_suffix(".tmp")
+        fresh.write_bytes(orjson.dumps({"format": STORE_FORMAT}))
+        fresh.rename(self.mark)
+
+    def _format(self) -> object:
+        try:
+            mark = orjson.loads(self.mark.read_bytes())
+        except orjson.JSONDecodeError:
+            mark = None
+        if not isinstance(mark, dict) or "format" not in mark:
+            msg = f"{self.mark.name} of {self.path.name!r} is damaged"
+            raise StoreFormat(msg, hint=f'if it was a store, it held {{"format": {STORE_FORMAT}}}')
+        return mark["format"]
 
 
 def open_store(
@@ -71,9 +85,12 @@ def open_store(
     clock = clock or SystemClock()
     store = Store(Path(path))
     store.require(create=True)
-    lock = StoreLock(store.lock)
+    with contextlib.ExitStack() as undo:
+        lock = StoreLock(store.lock)
+        undo.callback(lock.release)
+        registry = Registry(store.registry)
+        undo.pop_all()
     sync = SyncThread(settings.log)
-    registry = Registry(store.registry)
 
     def open_log(stream: str) -> EventLog:
         return LocalLog(store.log / stream, sync, settings.log)

@@ -1,4 +1,4 @@
-"""Feature groups from the modules that the operator named: the only way code comes in."""
+"""Feature groups and views from the modules that the operator named: the only way code comes in."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from hofflight.features.group import FeatureGroup
+    from hofflight.features.view import ViewDeclaration
 
 
 def collect(targets: str) -> list[tuple[str, FeatureGroup]]:
@@ -34,6 +35,22 @@ def collect(targets: str) -> list[tuple[str, FeatureGroup]]:
                 msg = f"{group.name}@{group.version} is declared twice, differently"
                 raise DefinitionError(msg, hint="give one of them another name or version")
     return list(found.values())
+
+
+def collect_views(targets: str) -> list[ViewDeclaration]:
+    """Every `hof.view(...)` of the modules in `a,b:name`, in the order of their declaration.
+
+    A target with a name asks for that one group, so it brings no view.
+    """
+    from hofflight.features.view import ViewDeclaration
+
+    found: list[ViewDeclaration] = []
+    for target in filter(None, (part.strip() for part in targets.split(","))):
+        module, _, attribute = target.partition(":")
+        if not attribute:
+            values = vars(import_named(module)).values()
+            found.extend(v for v in values if isinstance(v, ViewDeclaration) and v not in found)
+    return found
 
 
 def import_named(name: str) -> ModuleType:

@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from hofflight.cli.modules import collect
+from hofflight.cli.modules import collect, collect_views
 from hofflight.cli.options import Json, Store, Target
 from hofflight.cli.output import note, print_json
 from hofflight.clock import SystemClock
-from hofflight.errors import StoreLocked
+from hofflight.errors import StoreLocked, UnknownView
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from hofflight.features.group import FeatureGroup
-    from hofflight.features.registry import Change
+    from hofflight.features.registry import Change, Registry
+    from hofflight.features.view import View
 
 _MARKS = {"created": "+", "changed": "!", "unchanged": "="}
 
@@ -25,7 +26,7 @@ _MARKS = {"created": "+", "changed": "!", "unchanged": "="}
 def plan(target: Target, store: Store, json: Json = False) -> None:
     """Show what `register` would do: created, changed (refused, exit 1), unchanged."""
     groups = [group for _, group in collect(target)]
-    changes = planned(store, groups)
+    changes = planned(store, groups, views_of(target, groups))
     show(changes, json=json)
     _exit_if_changed(changes)
 
@@ -35,6 +36,7 @@ def register(target: Target, store: Store, json: Json = False) -> None:
     from hofflight.assemble import open_store
 
     groups = collect(target)
+    views = views_of(target, [group for _, group in groups])
     try:
         app = open_store(store)
     except StoreLocked as error:
@@ -43,24 +45,56 @@ def register(target: Target, store: Store, json: Json = False) -> None:
     with app:
         # Straight into the registry: `app.register` would also fold the group's whole log.
         registry = app.engine.registry
-        changes = [registry.plan_group(group) for _, group in groups]
+        changes = changes_of(registry, [group for _, group in groups], views)
         if not any(change.state == "changed" for change in changes):
             for module, group in groups:
                 registry.save_group(group, module=module, created_us=SystemClock.wall_us())
+            for view in views:
+                registry.save_view(view, created_us=SystemClock.wall_us())
     show(changes, json=json)
     _exit_if_changed(changes)
 
 
-def planned(store: Path, groups: Sequence[FeatureGroup]) -> list[Change]:
-    """What registering each group would do; in a store that is still to be made, all is new."""
+def views_of(target: str, groups: Sequence[FeatureGroup]) -> list[View]:
+    """The module's views, resolved against the module's groups.
+
+    Raises: DefinitionError (HOF-1xx), UnknownView (HOF-201).
+    """
+    from hofflight.features.view import declare_view
+
+    def group_of(name: str, version: int | None) -> FeatureGroup:
+        found = [g for g in groups if g.name == name and version in (None, g.version)]
+        if not found:
+            msg = f"no group {name!r}" + (f" version {version}" if version else "")
+            raise UnknownView(f"{msg} is in {target}", hint="declare a view beside its group")
+        return max(found, key=lambda group: group.version)
+
+    return [
+        declare_view(v.name, v.version, v.features, v.labels, group_of)
+        for v in collect_views(target)
+    ]
+
+
+def changes_of(
+    registry: Registry, groups: Sequence[FeatureGroup], views: Sequence[View]
+) -> list[Change]:
+    """What registering each of them would do."""
+    return [*map(registry.plan_group, groups), *map(registry.plan_view, views)]
+
+
+def planned(store: Path, groups: Sequence[FeatureGroup], views: Sequence[View]) -> list[Change]:
+    """What registering each of them would do; in a store that is still to be made, all is new."""
     from hofflight.assemble import read_store
     from hofflight.features.registry import Change
 
     if not store.exists() or (store.is_dir() and not any(store.iterdir())):
-        return [Change("group", group.name, group.version, "created") for group in groups]
+        return [
+            *(Change("group", group.name, group.version, "created") for group in groups),
+            *(Change("view", view.name, view.version, "created") for view in views),
+        ]
     registry, _ = read_store(store)
     try:
-        return [registry.plan_group(group) for group in groups]
+        return changes_of(registry, groups, views)
     finally:
         registry.close()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import structlog
 import typer
 
-from hofflight.cli.modules import collect
+from hofflight.cli.modules import collect, collect_views
 from hofflight.cli.options import Json, Modules, Store
 from hofflight.cli.output import print_json
 from hofflight.errors import SettingsError
@@ -63,6 +63,8 @@ def serve(
     with open_store(store, settings=settings) as app:
         for module, group in groups:
             app.register(group, module=module)
+        for view in collect_views(modules):
+            app.view(view.name, view.version, view.features, view.labels)
         warn_of_missing_code(app)
         asyncio.run(serve_until_signal(app, settings, json=json))
 

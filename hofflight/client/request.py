@@ -5,24 +5,24 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Final
-from uuid import UUID
 
 import msgspec
 import pyarrow as pa
 
 from hofflight import limits
-from hofflight.errors import BadMetadata, BadRows, TooLarge
+from hofflight.errors import BadMetadata, TooLarge
 from hofflight.wire import envelope
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from uuid import UUID
 
     from hofflight.wire.envelope import RequestMeta
 
 Path = tuple[str, ...]
 
-ID_BYTES: Final = 16
 INGEST_ROWS_MAX: Final = 10_000
 DEADLINE_MS_MAX: Final = 3_600_000
 
@@ -57,8 +57,9 @@ def parts_of(batch: pa.RecordBatch, id_: bytes) -> Iterator[tuple[pa.RecordBatch
     """Parts small enough for one request each; their ids follow from the first one's."""
     row_bytes = max(1, batch.nbytes // max(1, batch.num_rows))
     rows = max(1, min(INGEST_ROWS_MAX, limits.message_bytes_max // 2 // row_bytes))
+    size = envelope.ID_BYTES
     for number, start in enumerate(range(0, max(1, batch.num_rows), rows)):
-        own = hashlib.blake2b(id_ + number.to_bytes(8, "little"), digest_size=ID_BYTES).digest()
+        own = hashlib.blake2b(id_ + number.to_bytes(8, "little"), digest_size=size).digest()
         yield batch.slice(start, rows), own if number else id_
 
 
@@ -93,12 +94,6 @@ def checked_id(request_id: bytes | UUID | None) -> bytes:
     """A request id as it travels; a new one for None.
 
     Raises:
-        BadRows: HOF-211.
+        BadMetadata: HOF-204.
     """
-    if request_id is None:
-        return os.urandom(ID_BYTES)
-    if isinstance(request_id, UUID):
-        return request_id.bytes
-    if isinstance(request_id, bytes) and len(request_id) == ID_BYTES:
-        return request_id
-    raise BadRows(f"request_id must be {ID_BYTES} bytes or a uuid.UUID", hint="uuid.uuid4()")
+    return envelope.checked_id(request_id, partial(os.urandom, envelope.ID_BYTES))

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-import uuid
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
-from hofflight.errors import BadMetadata, Draining, HofError, NoAnswer, NotSupported, by_code
+from hofflight.errors import Draining, HofError, NoAnswer, NotSupported, by_code
 from hofflight.eventlog.protocol import Answer, Request
 from hofflight.features.view import declare_view
-from hofflight.wire.envelope import OK
+from hofflight.wire.envelope import ID_BYTES, OK, checked_id
 from hofflight.wire.ipc import encode_batch, join_message
 from hofflight.wire.rows import to_batch
 from hofflight.wire.vector import Vector, vector_of
 
 if TYPE_CHECKING:
+    import uuid
     from collections.abc import Callable, Mapping, Sequence
 
     from hofflight.clock import Clock
@@ -83,6 +83,7 @@ class App:
         self._require_open()
         view = declare_view(name, version, features, labels, self.engine.group)
         self.engine.registry.save_view(view, created_us=self._clock.wall_us())
+        self.engine.forget_views()
         return view
 
     def views(self) -> list[Served]:
@@ -145,10 +146,10 @@ class App:
         head, body = encode_batch(to_batch(rows, served.input_schema))
         future: Future[Answer] = Future()
         deadline_s = None if deadline_ms is None else self._clock.monotonic_s() + deadline_ms / 1e3
+        id_ = checked_id(request_id, _new_id)
         request = Request(
-            served, head, body, _id_bytes(request_id), future.set_result, deadline_s, store,
-            wants_answer,
-        )  # fmt: skip
+            served, head, body, id_, future.set_result, deadline_s, store, wants_answer
+        )
         self.engine.submit([request])
         try:
             answer = future.result(None if deadline_ms is None else deadline_ms / 1e3)
@@ -162,11 +163,5 @@ class App:
         return answer
 
 
-def _id_bytes(request_id: bytes | uuid.UUID | None) -> bytes:
-    if request_id is None:
-        return os.urandom(16)
-    raw = request_id.bytes if isinstance(request_id, uuid.UUID) else request_id
-    if not isinstance(raw, bytes) or len(raw) != 16:  # noqa: PLR2004 a request id has 16 bytes
-        msg = f"a request id is 16 bytes or a UUID, got {request_id!r}"
-        raise BadMetadata(msg)
-    return raw
+def _new_id() -> bytes:
+    return os.urandom(ID_BYTES)

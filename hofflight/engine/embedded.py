@@ -11,7 +11,7 @@ import structlog
 from hofflight.engine.lane import FunctionWatch, Lane
 from hofflight.engine.replies import refusal
 from hofflight.engine.runner import Runner
-from hofflight.engine.snapshot import SnapshotWriter, load_snapshot
+from hofflight.engine.snapshot import SnapshotWriter, ids_after, load_snapshot
 from hofflight.engine.turn import EngineCounters, Stream, internal
 from hofflight.errors import (
     CodeNotLoaded,
@@ -77,6 +77,7 @@ class Engine:
         self._works: dict[str, _Work] = {}
         self._by_group: dict[tuple[str, int], _Work] = {}
         self._served: dict[tuple[str, int], Served] = {}
+        self._bound: dict[tuple[str, int | None], Served] = {}
         self._stopping = threading.Event()
         self._watchdog: threading.Thread | None = None
 
@@ -98,7 +99,7 @@ class Engine:
                 self._watch()
         self._groups[group.name, group.version] = group
         self._by_group[group.name, group.version] = work
-        self._served.clear()
+        self.forget_views()
 
     def group(self, name: str, version: int | None) -> FeatureGroup:
         """A loaded group; the newest registered version for None.
@@ -127,8 +128,17 @@ class Engine:
 
         Raises: UnknownView (HOF-201), CodeNotLoaded (HOF-504).
         """
-        if version is not None and (view, version) in self._served:
-            return self._served[view, version]
+        found = self._bound.get((view, version))
+        if found is None:
+            found = self._bound[view, version] = self._bind(view, version)
+        return found
+
+    def forget_views(self) -> None:
+        """A view was declared or a group loaded: names may mean something else now."""
+        self._served.clear()
+        self._bound.clear()
+
+    def _bind(self, view: str, version: int | None) -> Served:
         declared = {v.version: v for v in self.registry.views() if v.name == view}
         if declared:
             wanted = max(declared) if version is None else version
@@ -208,7 +218,7 @@ class Engine:
     def _new_work(self, name: str) -> _Work:
         log = self._open_log(name)
         stream = Stream(name, log, self._clock, self._settings, self.counters)
-        for position, meta in log.read_meta():
+        for position, meta in log.read_meta(ids_after(self._snapshots / name)):
             stream.ids.add(meta.id, position, number=meta.number, arrival_us=meta.arrival_us)
         work = self._works[name] = _Work(stream, threading.RLock(), FunctionWatch(self._clock))
         work.snapshot_number = log.last_number()
@@ -216,7 +226,7 @@ class Engine:
 
     def _recover(self, work: _Work, runner: Runner) -> None:
         """Snapshot first, then every entry after it that was not voided."""
-        after, _ = load_snapshot(runner, self._snapshots / work.stream.name)
+        after = load_snapshot(runner, self._snapshots / work.stream.name)
         for _, entry in work.stream.log.read(after):
             if entry.meta.code == "OK":
                 runner.fold(entry)

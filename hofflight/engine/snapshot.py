@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import threading
 import zlib
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 MAGIC: Final = b"HOFSNAP1"
 KEPT: Final = 2
+_DAMAGE: Final = (ValueError, LookupError, TypeError, OSError, msgspec.DecodeError)
 _FRAME: Final = struct.Struct("<II")
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder()
@@ -55,7 +57,12 @@ class SnapshotWriter:
             left -= 1
             key = next(self._keys, None)
             if key is None:
-                self._finish()
+                _write(self._file, None)
+                if keys is None:
+                    self._publish()
+                else:
+                    # Between two requests: a sync of tens of megabytes must not hold up the next.
+                    threading.Thread(target=self._publish, name="hof-snapshot").start()
                 return True
             state = self._runner.state.keys.get(key)
             if state is not None:
@@ -68,34 +75,48 @@ class SnapshotWriter:
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 
-    def _finish(self) -> None:
-        _write(self._file, None)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._temporary.rename(self._path)
-        sync_directory(self._path.parent)
+    def _publish(self) -> None:
+        """Make the file durable, then visible; a full disk costs the snapshot alone."""
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._temporary.rename(self._path)
+            sync_directory(self._path.parent)
+        except OSError as error:
+            self.abandon()
+            _events.warning("snapshot_failed", file=self._path.name, error=error.strerror)
+            return
         for old in _snapshots(self._path.parent, self._runner.group.version)[KEPT:]:
             old.unlink(missing_ok=True)
 
 
-def load_snapshot(runner: Runner, directory: Path) -> tuple[int, int]:
+def ids_after(directory: Path) -> int:
+    """Number of the entry after which the log has remembered ids, as the newest snapshot knew."""
+    for path in sorted(directory.glob("v*.snap"), key=_number_of, reverse=True):
+        with contextlib.suppress(*_DAMAGE), path.open("rb") as file:
+            if file.read(len(MAGIC)) == MAGIC:
+                head: dict[str, Any] = next(_read(file), {})
+                return int(head["ids_after"])
+    return 0
+
+
+def load_snapshot(runner: Runner, directory: Path) -> int:
     """Restore the newest whole snapshot of this very code into the runner.
 
-    Returns the number of the entry after which folding goes on, and of the one after which the
-    log has remembered ids; (0, 0) without a usable snapshot.
+    Returns the number of the entry after which folding goes on; 0 without a usable snapshot.
     """
     for path in _snapshots(directory, runner.group.version):
         try:
             return _load(runner, path)
-        except (ValueError, LookupError, TypeError, OSError, msgspec.DecodeError) as error:
+        except _DAMAGE as error:
             runner.state = runner.plan.new_state()
             runner.key_folded.clear()
             _events.warning("snapshot_passed_over", file=path.name, error=str(error))
-    return 0, 0
+    return 0
 
 
-def _load(runner: Runner, path: Path) -> tuple[int, int]:
+def _load(runner: Runner, path: Path) -> int:
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             msg = "not a snapshot of this release"
@@ -108,7 +129,7 @@ def _load(runner: Runner, path: Path) -> tuple[int, int]:
         for value in values:
             if value is None:
                 runner.folded = head["number"]
-                return head["number"], head["ids_after"]
+                return int(head["number"])
             key = tuple(value[0]) if isinstance(value[0], list) else value[0]
             runner.state.keys[key] = load_key(runner.plan.windows, value[2])
             runner.key_folded[key] = value[1]
@@ -119,6 +140,10 @@ def _load(runner: Runner, path: Path) -> tuple[int, int]:
 def _snapshots(directory: Path, version: int) -> list[Path]:
     """Newest first: the number in the name has a fixed width."""
     return sorted(directory.glob(f"v{version}-*.snap"), reverse=True)
+
+
+def _number_of(path: Path) -> str:
+    return path.name.split("-", 1)[1]
 
 
 def _write(file: BinaryIO, value: Any) -> None:

@@ -33,7 +33,7 @@ from hofflight.eventlog.protocol import Entry, EntryMeta
 from hofflight.wire.envelope import OK
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from hofflight.clock import Clock
     from hofflight.engine.runner import Decoded, Opaque, Runner
@@ -139,7 +139,7 @@ class Stream:
                     repeated = recorded_answer(self.log.entry_at(position), request, runner)
                     if repeated is not None:
                         self.counters.repeated += 1
-                        request.finish(repeated)
+                        self._when_durable(lambda: request.finish(repeated))
                         return
         except HofError as error:
             self._refuse(request, runner, error)
@@ -235,7 +235,13 @@ class Stream:
         if self.log.is_durable_at_once:
             self._reply_now(works)
         else:
-            self.log.when_durable(lambda: self._reply_durable(works))
+            self._when_durable(lambda: self._reply_durable(works))
+
+    def _when_durable(self, done: Callable[[], None]) -> None:
+        if self.log.is_durable_at_once:
+            done()
+        else:
+            self.log.when_durable(done)
 
     def _reply_durable(self, works: list[Work]) -> None:
         """After a sync; where that failed, nobody knows what a power loss would leave."""

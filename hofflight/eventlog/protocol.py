@@ -93,7 +93,8 @@ class EntryMeta(msgspec.Struct, array_like=True):
 
     number: the record's order in its log, from 1; row i has seq = number << 20 | i.
     code: `OK`, or the code of the void mark: then none of its rows counts.
-    late: rows that came too late; empty when none did. status: windows that overflowed, by row.
+    late: rows that came too late; empty when none did. overflow: rows whose window
+    sum left int64, by window.
     answered: False for events taken in without an answer.
     """
 

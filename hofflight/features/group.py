@@ -39,7 +39,7 @@ class Context:
     version: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FeatureGroup:
     """A checked declaration: schema, transformation, windows and derived columns of one version.
 

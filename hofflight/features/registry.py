@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
-from hofflight.errors import StoreFormat, UnknownView, VersionChanged
+from hofflight.errors import ReadOnly, StoreFormat, UnknownView, VersionChanged
 from hofflight.features.view import Feature, View
 
 if TYPE_CHECKING:
@@ -86,17 +86,26 @@ class Registry:
             # The path comes from the operator; as_uri escapes what a file URI cannot hold.
             uri = f"{path.resolve().as_uri()}?mode={mode}"
             self._db = sqlite3.connect(uri, uri=True, check_same_thread=False)
-            self._open(read_only=read_only)
         except sqlite3.DatabaseError as error:
+            msg = f"{path.name} cannot be opened: {error}"
+            raise StoreFormat(msg) from error
+        self._read_only = read_only
+        try:
+            self._open()
+        except sqlite3.DatabaseError as error:
+            self._db.close()
             msg = f"{path.name} is not a registry: {error}"
             raise StoreFormat(msg) from error
+        except StoreFormat:
+            self._db.close()
+            raise
 
-    def _open(self, *, read_only: bool) -> None:
+    def _open(self) -> None:
         (found,) = self._db.execute("PRAGMA user_version").fetchone()
         if found > FORMAT:
             msg = f"the registry has format {found}, this release reads {FORMAT}"
             raise StoreFormat(msg, hint="upgrade hofflight")
-        if not read_only:
+        if not self._read_only:
             self._db.executescript(_TABLES)
             self._db.execute(f"PRAGMA user_version = {FORMAT}")
             self._db.commit()
@@ -124,7 +133,7 @@ class Registry:
         """
         with self._lock:
             change = self.plan_group(group)
-            _refuse_changed(change)
+            _refuse_changed(change, read_only=self._read_only)
             if change.state == "created":
                 row = (
                     group.name, group.version, self._schema_number(group),
@@ -154,7 +163,7 @@ class Registry:
         """
         with self._lock:
             change = self.plan_view(view)
-            _refuse_changed(change)
+            _refuse_changed(change, read_only=self._read_only)
             if change.state == "created":
                 row = (view.name, view.version, json.dumps(view.definition()), created_us)
                 with self._db:
@@ -222,7 +231,10 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def _refuse_changed(change: Change) -> None:
+def _refuse_changed(change: Change, *, read_only: bool) -> None:
+    if read_only:
+        msg = "the registry was opened for reading"
+        raise ReadOnly(msg, hint="open the store itself, while no server runs")
     if change.state == "changed":
         msg = f"{change.kind} {change.name}@{change.version} is registered with another definition"
         hint = f"raise its version to {change.version + 1}; a version never changes"

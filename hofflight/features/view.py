@@ -65,6 +65,38 @@ class View:
         return pa.schema([(f.name, group.schema.field(f.column).type) for f in self.features])
 
 
+@dataclass(frozen=True, slots=True)
+class ViewDeclaration:
+    """A view as a module declares it, for `hof register` and `hof serve` to find.
+
+    It is checked, and its group versions pinned, when it is registered.
+    """
+
+    name: str
+    version: int
+    features: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+
+
+def view(
+    name: str, *, version: int, features: Sequence[str], labels: Sequence[str] = ()
+) -> ViewDeclaration:
+    """Declare a view at a name of a module: `fraud = hof.view("fraud", version=1, ...)`.
+
+    ```python
+    fraud = hof.view("fraud", version=1, features=["card_tx.*"], labels=["is_fraud"])
+    ```
+
+    Args:
+        name: `[a-z][a-z0-9_]{0,62}`.
+        version: 1 or more; a changed list needs a new one.
+        features: `group.*`, `group.column` or `group@2.column`, in the vector's order.
+        labels: columns that a training table of this view will carry.
+    """
+    chosen = (features,) if isinstance(features, str) else tuple(features)
+    return ViewDeclaration(name, version, chosen, tuple(labels))
+
+
 def implicit_view(group: FeatureGroup) -> View:
     """`g.*` under the group's own name and version."""
     columns = tuple(Feature(group.name, group.version, column) for column in group.schema.names)

@@ -88,7 +88,7 @@ class Frame:
         return shown.get(self.kind, f"{self.kind}({size}") + f"{own})"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Window:
     """One window column: `function` of `column` over `frame`, for rows where `where` is true.
 

@@ -18,7 +18,7 @@ from hofflight.transform.aggregate import OVERFLOW
 from hofflight.transform.columns import batch_of_rows, first_value, from_python, to_python
 from hofflight.transform.evaluate import evaluate
 from hofflight.transform.row_program import compile_before, compile_derive
-from hofflight.transform.udf_step import run_derived, run_function
+from hofflight.transform.udf_step import run_derived, run_function, with_context
 from hofflight.transform.window_plan import compile_windows
 from hofflight.transform.window_state import WindowState
 from hofflight.transform.window_step import (
@@ -72,15 +72,18 @@ class GroupPlan:
         self.windows = compile_windows(group)
         self.keys = KeyReader(group)
         self._opaque = group.opaque_output
+        self._function = with_context(group.function) if group.function is not None else None
         self._before = compile_before(group, self.windows.series, self.keys)
         self._after = compile_derive(group) if group.derive else None
         self._derive_at = len(group.transformed) + len(group.windows)
         self._late = [None] * len(group.windows)
         self._sums_integers = sums_integers(group)
         slots = {name: slot for slot, name in enumerate(self.schema.names)}
-        self._derive_functions = [
-            (name, slots[name]) for name, d in group.derive.items() if isinstance(d, tuple)
-        ]
+        self._derive_functions = {
+            name: (slots[name], with_context(d[1]))
+            for name, d in group.derive.items()
+            if isinstance(d, tuple)
+        }
 
     def new_state(self) -> WindowState:
         """An empty window state for this group."""
@@ -95,10 +98,10 @@ class GroupPlan:
 
         Raises: TransformFailed (HOF-209).
         """
-        if not self._opaque:
+        if self._function is None:
             return {}
         with self._calling:
-            return run_function(self.group, batch, self.context(arrival_us))
+            return run_function(self.group, self._function, batch, self.context(arrival_us))
 
     def run_row(
         self,
@@ -159,7 +162,7 @@ class GroupPlan:
     def _derive_row(self, row: Row, arrival_us: int) -> None:
         known = pa.schema(list(self.schema)[: self._derive_at])
         batch = batch_of_rows([row[: self._derive_at]], known)
-        for name, slot in self._derive_functions:
+        for name, (slot, _) in self._derive_functions.items():
             row[slot] = first_value(self._call_derived(name, batch, arrival_us))
 
     def run_batch(
@@ -240,8 +243,9 @@ class GroupPlan:
                 raise self._failed(f"derive {name!r}", error) from error
 
     def _call_derived(self, name: str, batch: pa.RecordBatch, arrival_us: int) -> pa.Array:
+        _, function = self._derive_functions[name]
         with self._calling:
-            return run_derived(self.group, name, batch, self.context(arrival_us))
+            return run_derived(self.group, name, function, batch, self.context(arrival_us))
 
     def _failed(self, where: str, error: Exception) -> TransformFailed:
         msg = f"{where} of {self.group.name}@{self.group.version}: {error}"

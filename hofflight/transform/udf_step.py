@@ -7,7 +7,6 @@ types and number of rows; anything else is the function's error, not ours.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +23,17 @@ if TYPE_CHECKING:
 Columns = dict[str, pa.Array]
 
 
-def run_function(group: FeatureGroup, batch: pa.RecordBatch, context: Context) -> Columns:
-    """Call the transformation over raw columns.
+def run_function(
+    group: FeatureGroup, function: Function, batch: pa.RecordBatch, context: Context
+) -> Columns:
+    """Call the transformation, as `with_context` gives it, over raw columns.
 
     Columns: the group's opaque output columns, of the declared types.
     Rows: one per row in, same order.
     Raises: TransformFailed (HOF-209).
     """
-    assert group.function is not None
     what = f"the function of {group.name}@{group.version}"
-    returned = _call(group.function, what, _give(batch, group.mode), context)
+    returned = _call(function, what, _give(batch, group.mode), context)
     types = {name: group.output_types[name] for name in group.opaque_output}
     found = _named_columns(returned, what)
     if set(found) != set(types):
@@ -44,29 +44,31 @@ def run_function(group: FeatureGroup, batch: pa.RecordBatch, context: Context) -
 
 
 def run_derived(
-    group: FeatureGroup, name: str, batch: pa.RecordBatch, context: Context
+    group: FeatureGroup, name: str, function: Function, batch: pa.RecordBatch, context: Context
 ) -> pa.Array:
-    """Call the function of one derived column over raw, transformed and window columns.
+    """Call a derived column's function, as `with_context` gives it, over all columns before it.
 
     Raises: TransformFailed (HOF-209).
     """
-    derived = group.derive[name]
-    assert isinstance(derived, tuple)
     what = f"the function of derived column {name!r} of {group.name}@{group.version}"
-    returned = _call(derived[1], what, _give(batch, group.mode), context)
-    return _take(returned, derived[0], batch.num_rows, what)
+    returned = _call(function, what, _give(batch, group.mode), context)
+    return _take(returned, group.derive_types[name], batch.num_rows, what)
 
 
 def _call(function: Function, what: str, rows: object, context: Context) -> Any:
     try:
-        return function(rows, context) if _takes_context(function) else function(rows)
+        return function(rows, context)
     except (Exception, SystemExit) as error:  # user code may do anything; its sender reads this
         text = str(error).splitlines()[0][:200] if str(error) else "no message"
         msg = f"{what} raised {type(error).__name__}: {text}"
         raise TransformFailed(msg) from error
 
 
-@functools.lru_cache(maxsize=1024)
+def with_context(function: Function) -> Function:
+    """The function as one of (rows, context), whether it takes the context or not."""
+    return function if _takes_context(function) else lambda rows, _: function(rows)
+
+
 def _takes_context(function: Callable[..., Any]) -> bool:
     try:
         parameters = list(inspect.signature(function).parameters.values())

@@ -35,12 +35,13 @@ Key = Any
 BLOCK: Final = limits.block_rows
 PLAIN_ROWS: Final = 4 * BLOCK  # below this a slice is cheaper than looking for blocks
 LEVELS: Final = 3
+INTERIORS_MAX: Final = 32  # two for each of sixteen windows
 
 
 class SeriesRows:
     """One series of one key: a value per row (None: skipped) and block partials, made on demand."""
 
-    __slots__ = ("blocks", "has_null", "needs", "squares", "values")
+    __slots__ = ("blocks", "has_null", "interiors", "needs", "squares", "values")
 
     def __init__(self, needs: Needs) -> None:
         self.values: list[Any] = []
@@ -48,6 +49,9 @@ class SeriesRows:
         # The exact square of each value, made once at the push: a variance asks for them all.
         self.squares: list[tuple[Any, ...]] = []
         self.blocks: list[list[Partial]] = [[] for _ in range(LEVELS)]
+        # Merged partials of runs of whole blocks, by (first, last) block. A window that slides by
+        # a row keeps its interior for most of 32 rows, so merging it is paid once in 16.
+        self.interiors: dict[tuple[int, int], Partial] = {}
         self.needs = needs
 
     def insert(self, position: int, value: object) -> None:
@@ -64,6 +68,9 @@ class SeriesRows:
 
     def forget(self, position: int) -> None:
         """Drop every block that holds `position` or something after it."""
+        changed = position // BLOCK
+        for run in [run for run in self.interiors if run[1] > changed]:
+            del self.interiors[run]
         span = BLOCK
         for blocks in self.blocks:
             if not blocks:
@@ -75,6 +82,7 @@ class SeriesRows:
         """Drop the first `rows` rows, a multiple of the largest block in use."""
         del self.values[:rows]
         del self.squares[:rows]
+        self.interiors.clear()
         span = BLOCK
         for blocks in self.blocks:
             del blocks[: rows // span]
@@ -87,11 +95,19 @@ class SeriesRows:
         first, last = -(-low // BLOCK), high // BLOCK
         return Sample(
             self.present(low, first * BLOCK),
-            self._cover(0, first, last),
+            (self._interior(first, last),),
             self.present(last * BLOCK, high),
             [*self._squares(low, first * BLOCK), *self._squares(last * BLOCK, high)],
             before,
         )
+
+    def _interior(self, first: int, last: int) -> Partial:
+        found = self.interiors.get((first, last))
+        if found is None:
+            if len(self.interiors) >= INTERIORS_MAX:
+                self.interiors.clear()
+            found = self.interiors[first, last] = merge(self._cover(0, first, last))
+        return found
 
     def whole_sample(self, low: int, high: int, before: Sequence[Partial] = ()) -> Sample:
         """The values of rows [low, high), every one of them, after settled ones."""

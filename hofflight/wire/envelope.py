@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
+from uuid import UUID
 
 import msgspec
 
 from hofflight import limits
 from hofflight.errors import BadMetadata, NotSupported
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 VERSION: Final = 1
+ID_BYTES: Final = 16
 OK: Final = "OK"
 
 
@@ -57,6 +62,21 @@ _request_decoder = msgspec.msgpack.Decoder(RequestMeta)
 _answer_decoder = msgspec.msgpack.Decoder(AnswerMeta)
 _encoder = msgspec.msgpack.Encoder()
 NO_META: Final = RequestMeta()
+
+
+def checked_id(request_id: bytes | UUID | None, new_id: Callable[[], bytes]) -> bytes:
+    """16 bytes: the id that a caller gave, or a new one.
+
+    Raises:
+        BadMetadata: HOF-204.
+    """
+    if request_id is None:
+        return new_id()
+    raw = request_id.bytes if isinstance(request_id, UUID) else request_id
+    if not isinstance(raw, bytes) or len(raw) != ID_BYTES:
+        msg = f"a request id is 16 bytes or a UUID, got {request_id!r}"
+        raise BadMetadata(msg)
+    return raw
 
 
 def read_request(data: bytes) -> RequestMeta:

@@ -49,7 +49,9 @@ def load_until_killed(server, numbers, answered, enough):
                 row = events(1, first=number)
                 try:
                     vector = client.vector(
-                        expressions.name, row, request_id=number.to_bytes(16, "big"),
+                        expressions.name,
+                        row,
+                        request_id=number.to_bytes(16, "big"),
                         deadline_ms=400,
                     )
                 except hof.HofError:
@@ -64,7 +66,7 @@ def load_until_killed(server, numbers, answered, enough):
     for thread in threads:
         thread.start()
     assert enough.wait(60)
-    time.sleep(random.random() / 5)  # noqa: S311 somewhere in the middle of the work
+    time.sleep(random.random() / 5)
     server.kill()
     for thread in threads:
         thread.join()

@@ -3,11 +3,11 @@
 import inspect
 import re
 
-import hofflight.settings
-from hofflight.observe.metrics import METRICS
 from pydantic import BaseModel
 
 import hofflight.errors
+import hofflight.settings
+from hofflight.observe.metrics import METRICS
 
 
 def first_cells(page):

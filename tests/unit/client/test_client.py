@@ -64,7 +64,7 @@ def test_a_request_id_may_be_given_as_uuid_or_bytes(client, given):
 
 @pytest.mark.parametrize("given", [b"short", "0" * 16, 7])
 def test_any_other_request_id_is_refused(client, given):
-    with pytest.raises(BadRows, match="16 bytes"):
+    with pytest.raises(BadMetadata, match="16 bytes"):
         client.vector("g", row(), request_id=given)
 
 

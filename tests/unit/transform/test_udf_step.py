@@ -10,7 +10,7 @@ import pytest
 import hofflight as hof
 from hofflight.errors import TransformFailed
 from hofflight.features.group import Context
-from hofflight.transform.udf_step import run_derived, run_function
+from hofflight.transform import udf_step
 
 COLUMNS = {
     "card": pa.int64(), "ts": hof.TIMESTAMP, "f": pa.float64(), "s": pa.string(),
@@ -24,6 +24,17 @@ ROWS = [
     [2**63 - 1, 2_240_611_199_999_999, -0.0, "\U0001f600", True, b"x", 0, 0, -1.5],
 ]
 CONTEXT = Context(5, "g", 1)
+
+
+def called(group, batch, context):
+    """What the group's function gives, called as the plan calls it."""
+    return udf_step.run_function(group, udf_step.with_context(group.function), batch, context)
+
+
+def called_derived(group, name, batch, context):
+    """The same for the function of a derived column."""
+    function = udf_step.with_context(group.derive[name][1])
+    return udf_step.run_derived(group, name, function, batch, context)
 
 
 def batch_of(rows):
@@ -61,7 +72,7 @@ def test_a_column_passed_through_keeps_every_value(mode, rows):
 
     group = group_with(through, mode=mode, output={f"{name}_out": COLUMNS[name] for name in names})
     batch = batch_of(rows)
-    found = run_function(group, batch, CONTEXT)
+    found = called(group, batch, CONTEXT)
 
     assert {n: same(found[f"{n}_out"], batch[n]) for n in names} == dict.fromkeys(names, True)
 
@@ -101,9 +112,9 @@ SCALED = {"big": pa.int64(), "ratio": pa.float64(), "high": pa.bool_(), "upper":
 def test_one_function_in_three_modes_gives_the_same_columns(rows):
     """A user may move between modes, and between one row and many, without new features."""
     batch = batch_of([ROWS[i] for i in rows])
-    arrow = run_function(group_with(scaled_arrow, output=SCALED), batch, CONTEXT)
-    pandas = run_function(group_with(scaled_pandas, output=SCALED, mode="pandas"), batch, CONTEXT)
-    polars = run_function(group_with(scaled_polars, output=SCALED, mode="polars"), batch, CONTEXT)
+    arrow = called(group_with(scaled_arrow, output=SCALED), batch, CONTEXT)
+    pandas = called(group_with(scaled_pandas, output=SCALED, mode="pandas"), batch, CONTEXT)
+    polars = called(group_with(scaled_polars, output=SCALED, mode="polars"), batch, CONTEXT)
 
     for name in SCALED:
         assert same(pandas[name], arrow[name]), name
@@ -127,7 +138,7 @@ def test_one_function_in_three_modes_gives_the_same_columns(rows):
 )
 def test_columns_may_come_back_in_any_usual_form(mode, build):
     """Arrays, chunks, tables, frames, series, numpy and lists."""
-    found = run_function(group_with(build, mode=mode), batch_of(ROWS), CONTEXT)
+    found = called(group_with(build, mode=mode), batch_of(ROWS), CONTEXT)
 
     assert (found["y"].type, len(found["y"])) == (pa.float64(), len(ROWS))
 
@@ -140,9 +151,9 @@ def test_a_function_takes_the_context_if_it_asks_for_it():
         seen.append(ctx)
         return {"y": batch["f"]}
 
-    run_function(group_with(with_context), batch_of(ROWS), CONTEXT)
-    run_function(group_with(lambda batch: {"y": batch["f"]}), batch_of(ROWS), CONTEXT)
-    run_function(group_with(lambda batch, ctx=None: seen.append(ctx) or {"y": batch["f"]}),
+    called(group_with(with_context), batch_of(ROWS), CONTEXT)
+    called(group_with(lambda batch: {"y": batch["f"]}), batch_of(ROWS), CONTEXT)
+    called(group_with(lambda batch, ctx=None: seen.append(ctx) or {"y": batch["f"]}),
                  batch_of(ROWS), CONTEXT)  # fmt: skip
 
     assert seen == [CONTEXT, CONTEXT]
@@ -154,7 +165,7 @@ def test_a_value_bound_by_default_is_not_replaced_by_the_context():
     def scaled(batch, factor=2.0):
         return {"y": pc.multiply(batch["f"], factor)}
 
-    found = run_function(group_with(scaled), batch_of(ROWS[:1]), CONTEXT)
+    found = called(group_with(scaled), batch_of(ROWS[:1]), CONTEXT)
 
     assert found["y"].to_pylist() == [0.2]
 
@@ -213,7 +224,7 @@ WRONG = [
 def test_a_function_that_does_wrong_is_told_so(mode, function, words):
     """Whatever it raises or returns is the request's error: HOF-209, and it says what."""
     with pytest.raises(TransformFailed, match="HOF-209") as caught:
-        run_function(group_with(function, mode=mode), batch_of(ROWS), CONTEXT)
+        called(group_with(function, mode=mode), batch_of(ROWS), CONTEXT)
 
     assert [word for word in words if word not in str(caught.value)] == []
     assert "\n" not in str(caught.value)
@@ -231,7 +242,7 @@ def test_a_derived_column_is_one_column_in_every_mode(mode):
     """The function returns the column itself, not a dict."""
     group = derived_by(lambda rows: rows["f"], mode=mode)
 
-    assert same(run_derived(group, "d", batch_of(ROWS), CONTEXT), batch_of(ROWS)["f"])
+    assert same(called_derived(group, "d", batch_of(ROWS), CONTEXT), batch_of(ROWS)["f"])
 
 
 @pytest.mark.parametrize(
@@ -247,7 +258,7 @@ def test_a_derived_column_is_one_column_in_every_mode(mode):
 def test_a_derived_column_that_is_wrong_names_itself(function, words):
     """The group, the version and the column are in the message."""
     with pytest.raises(TransformFailed, match=r"HOF-209.*'d' of g@1") as caught:
-        run_derived(derived_by(function), "d", batch_of(ROWS), CONTEXT)
+        called_derived(derived_by(function), "d", batch_of(ROWS), CONTEXT)
 
     assert [word for word in words if word not in str(caught.value)] == []
 
@@ -261,6 +272,6 @@ def test_a_function_cannot_change_the_rows_it_was_given():
         return {"y": frame["f"].astype("double[pyarrow]")}
 
     batch = batch_of(ROWS[:1])
-    run_function(group_with(greedy, mode="pandas"), batch, CONTEXT)
+    called(group_with(greedy, mode="pandas"), batch, CONTEXT)
 
     assert batch.equals(batch_of(ROWS[:1]))
