@@ -144,8 +144,8 @@ def frames_of(path: Path) -> Iterator[Frame]:
     with path.open("rb") as file:
         magic = file.read(len(MAGIC))
         if magic != MAGIC:
-            if MAGIC.startswith(magic):
-                return  # a crash while the segment was made
+            if MAGIC.startswith(magic) or not any(magic):
+                return  # being made just now, or when the process died
             msg = f"{path.name} is not a log segment of this release"
             raise LogCorrupt(msg)
         yield from read_frames(file)

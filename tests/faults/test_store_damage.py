@@ -267,7 +267,6 @@ def test_a_store_of_a_newer_release_is_refused(filled):
         hof.open(filled)
 
 
-@pytest.mark.xfail(strict=True, reason="assemble.Store.require reads the mark unguarded")
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])
 def test_a_damaged_mark_is_refused_with_a_code(filled, content):
     """A crash while the store was made, or an editor."""
@@ -278,7 +277,6 @@ def test_a_damaged_mark_is_refused_with_a_code(filled, content):
             attempt(filled)
 
 
-@pytest.mark.xfail(strict=True, reason="assemble.open_store keeps the lock when it fails")
 def test_a_damaged_registry_is_refused_and_the_store_can_be_opened_once_it_is_mended(filled):
     """A failed opening lets go of the lock, in this process too."""
     registry = filled / "registry.sqlite"

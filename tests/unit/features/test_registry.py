@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 import hofflight as hof
-from hofflight.errors import MissingFunction, StoreFormat, UnknownView, VersionChanged
+from hofflight.errors import MissingFunction, ReadOnly, StoreFormat, UnknownView, VersionChanged
 from hofflight.features.registry import Registry
 from hofflight.features.view import Feature, View
 
@@ -164,7 +164,7 @@ def test_a_read_only_registry_sees_what_a_writer_saves_and_writes_nothing(path):
         save(writer, make_group())
 
         assert reader.group("card_tx") == writer.group("card_tx")
-        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        with pytest.raises(ReadOnly, match="HOF-505"):
             save(reader, make_group(2))
 
 
