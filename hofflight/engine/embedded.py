@@ -211,7 +211,7 @@ class Engine:
         group = self._groups[view.group]
         served = Served(
             view.name, view.version, group.name, group.version, group.code_hash(), group.input,
-            view.schema(group), view.labels,
+            view.schema(group), view.labels, group.is_opaque,
         )  # fmt: skip
         return self._served.setdefault((view.name, view.version), served)
 

@@ -19,6 +19,8 @@ class Served:
     """A view (or a group's implicit view) as a server needs it: names and schemas, no code.
 
     `output_schema` names its columns `group.feature`; its order is the vector's contract.
+    `gains_from_company`: requests handed over together are cheaper than one by one, as where a
+    user's function is called once for all; others had better go at once.
     """
 
     view: str
@@ -29,6 +31,7 @@ class Served:
     input_schema: pa.Schema
     output_schema: pa.Schema
     labels: tuple[str, ...] = ()
+    gains_from_company: bool = False
 
 
 @dataclass(slots=True)

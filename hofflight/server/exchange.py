@@ -108,7 +108,8 @@ class Exchange:
                 await self._write(stream, frame(self._refusal(opened, data, error)))
                 continue
             try:
-                self._batcher.put(request, alone=len(streams.open) == 1)
+                alone = len(streams.open) == 1 or not opened.served.gains_from_company
+                self._batcher.put(request, alone=alone)
                 answer = await reply.wait()
                 if answer.meta.code != envelope.OK:
                     self._count_error(answer.meta.code)
