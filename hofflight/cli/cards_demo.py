@@ -35,12 +35,11 @@ def run_cards(*, customers: int, days: int, seed: int) -> dict[str, Any]:
     note(f"{rows.num_rows} transactions of {customers} customers over {days} days, seed {seed}")
     with tempfile.TemporaryDirectory(prefix="hof-demo-") as folder:
         store = Path(folder) / "store"
-        _prepare(store)
         events = Path(folder) / "server.log"
         with server_process(store, cards_features.__name__, events) as address:
             note(f"hof serve answers at {address}")
             client = exchange.connect(address)
-            view = cards_features.FRAUD_VIEW
+            view = cards_features.card_fraud.name
             started_s = time.monotonic()
             with progress("streaming", history.num_rows) as advance:
                 many = exchange.send(client, view, history, batch_rows=_BATCH_ROWS, advance=advance)
@@ -63,15 +62,6 @@ def run_cards(*, customers: int, days: int, seed: int) -> dict[str, Any]:
         "latency_us": {"vector": ours.percentiles(), "echo": bare.percentiles()},
         "vectors": _last_vectors(end, few),
     }
-
-
-def _prepare(store: Path) -> None:
-    """A new store that knows the group and the view."""
-    from hofflight.assemble import open_store
-
-    with open_store(store) as app:
-        app.register(cards_features.card_tx, module=cards_features.__name__)
-        app.view(cards_features.FRAUD_VIEW, 1, cards_features.FRAUD_FEATURES, labels=["is_fraud"])
 
 
 def _last_vectors(rows: pa.Table, answers: Answers) -> list[dict[str, Any]]:

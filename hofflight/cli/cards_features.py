@@ -39,9 +39,12 @@ card_tx = hof.feature_group(
     derive={f"amount_vs_{horizon}": amount / hof.col(f"mean_{horizon}") for horizon in HORIZONS},
 )
 
-FRAUD_VIEW = "card_fraud"
-FRAUD_FEATURES = [
-    f"card_tx.{name}"
-    for name in ("amount", *card_tx.output, *card_tx.windows, *card_tx.derive)
-]  # fmt: skip
-"""What a model would be trained on: everything computed, without who and where."""
+# What a model would be trained on: everything computed, without who and where.
+card_fraud = hof.view(
+    "card_fraud",
+    version=1,
+    features=[
+        f"card_tx.{name}" for name in ("amount", *card_tx.output, *card_tx.windows, *card_tx.derive)
+    ],
+    labels=["is_fraud"],
+)

@@ -245,10 +245,12 @@ REPEATS: Final = (1, 1, 1, 1, 1, 1, 3, 8)
 
 
 @st.composite
-def histories(draw: st.DrawFn, group: FeatureGroup, rows_max: int = 60) -> list[Row]:
+def histories(
+    draw: st.DrawFn, group: FeatureGroup, rows_max: int = 60, repeats: Sequence[int] = REPEATS
+) -> list[Row]:
     """Rows of a group made of `columns`: ties, steps of exactly a window, late and out of order.
 
-    `rows_max` rows are drawn at most; one history in four has several rows for each drawn one.
+    `rows_max` rows are drawn at most, and each makes as many as one of `repeats` says.
     """
     key_values = next(k for k in keys if _is_key_of(k, group))
     clock = _Clock(group, draw(st.sampled_from(STARTS)), draw(st.sampled_from(UNITS_US)))
@@ -263,7 +265,7 @@ def histories(draw: st.DrawFn, group: FeatureGroup, rows_max: int = 60) -> list[
     numbers = st.binary(min_size=ROW_BYTES, max_size=ROW_BYTES)
     drawn = draw(st.lists(numbers, min_size=rows_min, max_size=rows_max))
     rows = []
-    for choices in _each(drawn, draw(st.sampled_from(REPEATS))):
+    for choices in _each(drawn, draw(st.sampled_from(repeats))):
         entity = choices.below(entities)
         key: Row = {}
         for name, (_, values) in key_values.items():
@@ -352,11 +354,16 @@ class Case:
 
 @st.composite
 def cases(
-    draw: st.DrawFn, kinds: Sequence[str] = KINDS, rows_max: int = 60, windows_max: int = 12
+    draw: st.DrawFn,
+    kinds: Sequence[str] = KINDS,
+    *,
+    rows_max: int = 60,
+    windows_max: int = 12,
+    repeats: Sequence[int] = REPEATS,
 ) -> Case:
-    """A group with windows of these kinds, and a history for it."""
+    """A group with windows of these kinds, and a history for it: see `histories`."""
     group = draw(feature_groups(kinds, windows_max))
-    return Case(group, draw(histories(group, rows_max)))
+    return Case(group, draw(histories(group, rows_max, repeats)))
 
 
 def requests() -> st.SearchStrategy[int | list[int] | None]:

@@ -26,6 +26,9 @@ card_tx = hof.feature_group(
     windows={"n_10m": hof.count().over("10m"), "mean_30d": hof.mean("amount").over("30d")},
 )
 """
+WITH_VIEW = f"""{FEATURES}
+fraud = hof.view("fraud", version=1, features=["card_tx.mean_30d", "card_tx.amount"])
+"""
 CHANGED = FEATURES.replace('"30d"', '"7d"')
 NOON_US = 1_700_000_000_000_000
 
@@ -44,6 +47,11 @@ def hof_run(tmp_path):
 def runner(folder):
     (folder / "features.py").write_text(FEATURES)
     (folder / "changed.py").write_text(CHANGED)
+    (folder / "viewed.py").write_text(WITH_VIEW)
+    (folder / "reordered.py").write_text(
+        WITH_VIEW.replace('["card_tx.mean_30d", "card_tx.amount"]', '["card_tx.*"]')
+    )
+    (folder / "misnamed.py").write_text(WITH_VIEW.replace("card_tx.amount", "card_tx.amuont"))
 
     def run(*arguments, **more):
         return subprocess.run(
@@ -121,6 +129,28 @@ def test_a_changed_definition_is_refused_with_its_diff(hof_run, verb):
     assert hof_run("plan", "features", "--store", "store").returncode == 0
 
 
+def test_views_are_registered_with_their_module_and_served(hof_run, tmp_path):
+    registered = hof_run("register", "viewed", "--store", "store")
+    reordered = hof_run("plan", "reordered", "--store", "store")
+
+    assert registered.stdout == "+ group card_tx@1 created\n+ view fraud@1 created\n"
+    assert reordered.returncode == 1
+    assert "! view fraud@1 changed" in reordered.stdout
+    with serving(tmp_path, "--modules", "viewed") as (process, address):
+        with hof.connect(address, deadline_ms=20_000) as client:
+            vector = client.vector("fraud", event(7, 0, amount=9.5))
+        assert ended(process) == 0
+    assert vector.to_dict() == {"card_tx.mean_30d": 9.5, "card_tx.amount": 9.5}
+
+
+def test_a_view_of_an_unknown_column_is_refused_with_the_nearest_name(hof_run):
+    refused = hof_run("plan", "misnamed", "--store", "store")
+
+    assert refused.returncode == 2
+    assert "HOF-102" in refused.stderr
+    assert "did you mean 'amount'" in refused.stderr
+
+
 def test_serve_refuses_a_changed_definition(hof_run):
     hof_run("register", "features", "--store", "store")
 
@@ -141,11 +171,13 @@ def test_a_wrong_setting_is_2_and_a_traceback_only_comes_when_asked_for(hof_run)
 
 
 def test_a_directory_that_is_no_store_is_refused(hof_run, tmp_path):
+    before = sorted(tmp_path.iterdir())
+
     refused = hof_run("history", "--store", ".")
 
     assert refused.returncode == 1
     assert refused.stderr.startswith("HOF-503")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["changed.py", "features.py"]
+    assert sorted(tmp_path.iterdir()) == before
 
 
 # --- reading --------------------------------------------------------------------------------------

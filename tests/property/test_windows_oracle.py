@@ -100,6 +100,37 @@ def answers(result):
     return columns, result.late, result.overflow
 
 
+@given(cases(windows_max=6, repeats=(12,)), requests())
+def test_histories_long_enough_for_blocks_of_rows(case, batch_rows):
+    """Hundreds of rows, so windows are made of blocks and old rows are dropped."""
+    assert_as_oracle(case, batch_rows, Random(1).sample(range(len(case.rows)), 12))
+
+
+STEPS_US = [4 * SECOND_US, 1, SECOND_US, -3 * SECOND_US, 0, -3 * SECOND_US + 1, -SECOND_US]
+
+
+@given(st.lists(st.sampled_from(STEPS_US), min_size=70, max_size=200), requests())
+def test_rows_are_dropped_only_when_no_later_row_can_see_them(steps, batch_rows):
+    """Rows as late as allowed fall between those that are gone and those that are kept."""
+    frames = [
+        *(lambda a, n=n: a.last(n) for n in (1, 2, 3, 8)),
+        *(lambda a, size=size: a.over(size) for size in ("1us", "1s", "5s")),
+        lambda a: a.over("5s", tile="2s"),
+        lambda a: a.tumbling("5s"),
+        lambda a: a.session("2s"),
+        lambda a: a.session("5s"),
+        lambda a: a.lifetime(),
+    ]
+    rows, newest = [], 0
+    for place, step in enumerate(steps):
+        rows.append({"k": 7, "ts": newest + step, "n": place})
+        newest = max(newest, newest + step)
+    # One frame a group: what one window keeps would hide what another one lost.
+    for frame in frames:
+        group = group_of([frame(hof.first("n")), frame(hof.count())], late="3s")
+        assert_as_oracle(Case(group, rows), batch_rows, range(60, len(rows)))
+
+
 # 1,024 rows and 32,768: blocks of 32, and blocks of those.
 @pytest.mark.parametrize("seed", range(2))
 def test_long_histories_of_one_key(seed):

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from hofflight.cli.modules import collect
+from hofflight.cli.modules import collect, collect_views
 from hofflight.errors import DefinitionError, InvalidDuration, SettingsError
 
 GROUP = """
@@ -127,3 +127,14 @@ def test_a_wrong_declaration_keeps_its_own_error(module):
 
 def test_no_module_is_no_group():
     assert collect("") == []
+
+
+def test_views_come_with_their_module(module):
+    fraud = 'fraud = hof.view("fraud", version=2, features="zebra.*", labels=["is_fraud"])'
+    own = module(declared("zebra") + fraud)
+
+    (view,) = collect_views(own)
+
+    assert (view.name, view.version) == ("fraud", 2)
+    assert (view.features, view.labels) == (("zebra.*",), ("is_fraud",))
+    assert collect_views(f"{own}:zebra") == []
