@@ -47,7 +47,9 @@ class FakeWorker:
         return [self.served(name, version) for name, version in names]
 
     def served(self, name, version):
-        return Served(name, version, "g", 3, "c0de", INPUT, OUTPUT, ("is_fraud",))
+        return Served(
+            name, version, "g", 3, "c0de", INPUT, OUTPUT, ("is_fraud",), gains_from_company=True
+        )  # fmt: skip
 
     def bind(self, view, version):
         if view == "old":
