@@ -61,7 +61,7 @@ def version_entry(record: GroupRecord) -> dict[str, Any]:
         "group": f"{record.name}@{record.version}",
         "created": time_text(record.created_us),
         "code_hash": record.code_hash,
-        "stream": record.stream,
+        "stream": record.partition,
         "module": record.module,
         "packages": record.packages,
     }

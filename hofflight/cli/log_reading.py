@@ -79,7 +79,7 @@ def show_stream(
         msg = f"--as takes table or jsonl, got {output!r}"
         raise SettingsError(msg)
     registry, logs = read_store(store)
-    records = [record for record in registry.groups() if record.stream == stream]
+    records = [record for record in registry.groups() if record.partition == stream]
     registry.close()
     if stream not in logs or not records:
         msg = f"there is no log {stream!r}; there are {sorted(logs)}"

@@ -8,19 +8,19 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import structlog
 import typer
 
 from hofflight.cli.modules import collect, collect_views
 from hofflight.cli.options import Json, Modules, Store
 from hofflight.cli.output import print_json
 from hofflight.errors import SettingsError
+from hofflight.observe.events import Events
 
 if TYPE_CHECKING:
     from hofflight.engine.app import App
     from hofflight.settings import Settings
 
-_events = structlog.get_logger("hofflight.cli")
+_events = Events("hofflight.cli")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 

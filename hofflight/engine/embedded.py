@@ -6,13 +6,11 @@ import threading
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-import structlog
-
 from hofflight.engine.lane import FunctionWatch, Lane
 from hofflight.engine.replies import refusal
 from hofflight.engine.runner import Runner
 from hofflight.engine.snapshot import SnapshotWriter, ids_after, load_snapshot
-from hofflight.engine.turn import EngineCounters, Stream, internal
+from hofflight.engine.turn import EngineCounters, Partition, internal
 from hofflight.errors import (
     CodeNotLoaded,
     Draining,
@@ -24,6 +22,7 @@ from hofflight.errors import (
 )
 from hofflight.eventlog.protocol import Entry, EntryMeta, Served
 from hofflight.features.view import View, implicit_view
+from hofflight.observe.events import Events
 from hofflight.observe.metrics import named
 
 if TYPE_CHECKING:
@@ -36,15 +35,15 @@ if TYPE_CHECKING:
     from hofflight.features.registry import Registry
     from hofflight.settings import EngineSettings
 
-_events = structlog.get_logger("hofflight.engine")
+_events = Events("hofflight.engine")
 _KEYS_PER_TURN = 4  # 4 keys of about 20 us each between two turns: snapshots never stop serving
 
 
 @dataclass(slots=True)
 class _Work:
-    """A stream, the lock that makes one thread work it, and its lane if functions are opaque."""
+    """A partition, the lock that makes one thread work it, and its lane if functions are opaque."""
 
-    stream: Stream
+    partition: Partition
     lock: threading.RLock
     watch: FunctionWatch
     lane: Lane | None = None
@@ -86,15 +85,15 @@ class Engine:
         if (group.name, group.version) in self._groups:
             return
         record = self.registry.group(group.name, group.version)
-        work = self._works.get(record.stream) or self._new_work(record.stream)
+        work = self._works.get(record.partition) or self._new_work(record.partition)
         with work.lock:
             runner = Runner(group, work.watch)
             self._recover(work, runner)
-            work.stream.runners[group.version] = runner
-            work.stream.has_functions |= runner.has_function
+            work.partition.runners[group.version] = runner
+            work.partition.has_functions |= runner.has_function
             if group.is_opaque and work.lane is None:
                 work.lane = Lane(
-                    record.stream, lambda requests: self._turn(work, requests), self._clock
+                    record.partition, lambda requests: self._turn(work, requests), self._clock
                 )
                 self._watch()
         self._groups[group.name, group.version] = group
@@ -165,7 +164,7 @@ class Engine:
         """The engine's metrics by full name."""
         keys = wedged = 0
         for work in self._works.values():
-            keys += sum(len(runner.state.keys) for runner in work.stream.runners.values())
+            keys += sum(len(runner.state.keys) for runner in work.partition.runners.values())
             wedged += work.watch.wedged
         counted = {**asdict(self.counters), "keys": keys, "groups_wedged": wedged}
         return named("engine", counted)
@@ -180,7 +179,7 @@ class Engine:
             if not work.watch.wedged:
                 with work.lock:
                     self._snapshot_all(work)
-            work.stream.log.close()
+            work.partition.log.close()
 
     def _work_of(self, request: Request) -> _Work:
         return self._by_group[request.served.group, request.served.group_version]
@@ -198,12 +197,12 @@ class Engine:
     def _turn(self, work: _Work, requests: Sequence[Request]) -> None:
         with work.lock:
             try:
-                work.stream.turn(requests)
+                work.partition.turn(requests)
             except Exception as error:  # a bug of ours must still be an answer, and end no thread
-                for runner in work.stream.runners.values():
+                for runner in work.partition.runners.values():
                     runner.state.undo()
                 for request in requests:
-                    runner = work.stream.runners[request.served.group_version]
+                    runner = work.partition.runners[request.served.group_version]
                     request.finish(refusal(request, runner, internal(error, request)))
             self._snapshot_step(work)
 
@@ -217,20 +216,20 @@ class Engine:
 
     def _new_work(self, name: str) -> _Work:
         log = self._open_log(name)
-        stream = Stream(name, log, self._clock, self._settings, self.counters)
+        partition = Partition(name, log, self._clock, self._settings, self.counters)
         for position, meta in log.read_meta(ids_after(self._snapshots / name)):
-            stream.ids.add(meta.id, position, number=meta.number, arrival_us=meta.arrival_us)
-        work = self._works[name] = _Work(stream, threading.RLock(), FunctionWatch(self._clock))
+            partition.ids.add(meta.id, position, number=meta.number, arrival_us=meta.arrival_us)
+        work = self._works[name] = _Work(partition, threading.RLock(), FunctionWatch(self._clock))
         work.snapshot_number = log.last_number()
         return work
 
     def _recover(self, work: _Work, runner: Runner) -> None:
         """Snapshot first, then every entry after it that was not voided."""
-        after = load_snapshot(runner, self._snapshots / work.stream.name)
-        for _, entry in work.stream.log.read(after):
+        after = load_snapshot(runner, self._snapshots / work.partition.name)
+        for _, entry in work.partition.log.read(after):
             if entry.meta.code == "OK":
                 runner.fold(entry)
-        runner.folded = work.stream.log.last_number()
+        runner.folded = work.partition.log.last_number()
         runner.key_folded.clear()
 
     def _snapshot_step(self, work: _Work) -> None:
@@ -238,7 +237,7 @@ class Engine:
 
         A full disk costs the snapshot, never an answer: the log has everything.
         """
-        number = work.stream.log.last_number()
+        number = work.partition.log.last_number()
         try:
             if work.writers:
                 if work.writers[0].step(_KEYS_PER_TURN):
@@ -253,17 +252,17 @@ class Engine:
         for writer in work.writers or ():
             writer.abandon()
         work.writers = None
-        _events.warning("snapshot_failed", stream=work.stream.name, error=error.strerror)
+        _events.warning("snapshot_failed", partition=work.partition.name, error=error.strerror)
 
     def _writers(self, work: _Work) -> list[SnapshotWriter]:
         return [
             SnapshotWriter(
                 runner,
-                self._snapshots / work.stream.name,
+                self._snapshots / work.partition.name,
                 number=runner.folded,
-                ids_after=work.stream.ids.needed_after,
+                ids_after=work.partition.ids.needed_after,
             )
-            for runner in work.stream.runners.values()
+            for runner in work.partition.runners.values()
         ]
 
     def _snapshot_all(self, work: _Work) -> None:
@@ -293,9 +292,9 @@ class Engine:
         assert work.lane is not None
         owed = [request for request in work.lane.take_all() if not request.is_finished]
         timeout_ms = self._settings.transform_timeout_ms
-        msg = f"the function of {work.stream.name} did not return within {timeout_ms} ms"
+        msg = f"the function of {work.partition.name} did not return within {timeout_ms} ms"
         error = TransformTimeout(msg, hint="the group is refused until the server restarts")
-        number = work.stream.log.last_number() + 1
+        number = work.partition.log.last_number() + 1
         kept = [request for request in owed if request.store]
         entries = [
             Entry(_void(r, number + i, error, self._clock), r.head, r.body, b"", b"")
@@ -303,20 +302,20 @@ class Engine:
         ]
         try:
             if entries:
-                work.stream.log.append(entries)
+                work.partition.log.append(entries)
         except StorageFailed:
             pass  # without a mark the rows are not in the log at all: they were never counted
         for request in owed:
-            runner = work.stream.runners[request.served.group_version]
+            runner = work.partition.runners[request.served.group_version]
             request.finish(refusal(request, runner, error))
 
     def _refuse(self, work: _Work, requests: Sequence[Request]) -> None:
         error: HofError = Draining("the store is closed, or closing")
         if work.watch.wedged:
-            msg = f"the function of {work.stream.name} hangs; it serves again after a restart"
+            msg = f"the function of {work.partition.name} hangs; it serves again after a restart"
             error = Wedged(msg)
         for request in requests:
-            runner = work.stream.runners[request.served.group_version]
+            runner = work.partition.runners[request.served.group_version]
             request.finish(refusal(request, runner, error))
 
 

@@ -6,7 +6,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Final
 
-import structlog
+from hofflight.observe.events import Events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hofflight.clock import Clock
     from hofflight.eventlog.protocol import Request
 
-_events = structlog.get_logger("hofflight.engine")
+_events = Events("hofflight.engine")
 
 
 class Abandoned(BaseException):

@@ -16,9 +16,9 @@ import zlib
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import msgspec
-import structlog
 
 from hofflight.eventlog.directory import sync_directory
+from hofflight.observe.events import Events
 from hofflight.transform.state_codec import dump_key, load_key
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _DAMAGE: Final = (ValueError, LookupError, TypeError, OSError, msgspec.DecodeErr
 _FRAME: Final = struct.Struct("<II")
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder()
-_events = structlog.get_logger("hofflight.engine")
+_events = Events("hofflight.engine")
 
 
 class SnapshotWriter:

@@ -15,8 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import structlog
-
 from hofflight.engine.ids import RequestIds
 from hofflight.engine.recorded import recorded_answer
 from hofflight.engine.replies import answer_of, refusal
@@ -30,6 +28,7 @@ from hofflight.errors import (
     TransformFailed,
 )
 from hofflight.eventlog.protocol import Entry, EntryMeta
+from hofflight.observe.events import Events
 from hofflight.wire.envelope import OK
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from hofflight.eventlog.protocol import Answer, EventLog, Request
     from hofflight.settings import EngineSettings
 
-_events = structlog.get_logger("hofflight.engine")
+_events = Events("hofflight.engine")
 
 
 @dataclass(slots=True)
@@ -67,10 +66,10 @@ class EngineCounters:
     turns: int = 0
 
 
-class Stream:
+class Partition:
     """The log of one (group, input schema), every version that reads it, and its turns.
 
-    Not thread-safe: a stream is worked by one thread at a time.
+    Not thread-safe: a partition is worked by one thread at a time.
     """
 
     def __init__(

@@ -12,8 +12,6 @@ import re
 import threading
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from hofflight import limits
 from hofflight.errors import LogCorrupt, StorageFailed
 from hofflight.eventlog.directory import sync_directory
@@ -28,6 +26,7 @@ from hofflight.eventlog.frames import (
     read_frames,
 )
 from hofflight.eventlog.segment import Segment
+from hofflight.observe.events import Events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 # position = segment ordinal << 36 | offset: 64 GiB a segment, 2^27 segments.
 _OFFSET_BITS: Final = 36
 _SEGMENT: Final = re.compile(r"(?P<ordinal>[0-9]{8})-(?P<first>[0-9]{19})\.log")
-_events = structlog.get_logger("hofflight.eventlog")
+_events = Events("hofflight.eventlog")
 
 
 class LogReader:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import re
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias, get_args
@@ -16,6 +14,7 @@ import pyarrow as pa
 from hofflight import limits
 from hofflight.errors import InvalidName, InvalidWindow, MissingFunction, WrongType
 from hofflight.features.expression import Expression, columns_of, type_of, unknown_column
+from hofflight.features.source import source_of
 from hofflight.features.window import Window, duration_us
 from hofflight.wire.schema import COLUMN_TYPES, TIMESTAMP
 
@@ -117,12 +116,12 @@ class FeatureGroup:
             "event_time": self.event_time,
             "input": {f.name: str(f.type) for f in self.input},
             "output": {
-                n: str(o) if isinstance(o, Expression) else f"function -> {o}"
+                n: f"{o if isinstance(o, Expression) else 'function'} -> {self.output_types[n]}"
                 for n, o in self.output.items()
             },
             "windows": {n: f"{w} -> {self.window_types[n]}" for n, w in self.windows.items()},
             "derive": {
-                n: str(d) if isinstance(d, Expression) else f"function -> {d[0]}"
+                n: f"{d if isinstance(d, Expression) else 'function'} -> {self.derive_types[n]}"
                 for n, d in self.derive.items()
             },
             "late_us": self.late_us,
@@ -131,10 +130,10 @@ class FeatureGroup:
         }
 
     def source(self) -> str:
-        """Source text of the group's functions, in order; what the code hash is made of."""
+        """Source text of the group's functions and what they use of their module, in order."""
         functions = [] if self.function is None else [self.function]
         functions += [d[1] for d in self.derive.values() if isinstance(d, tuple)]
-        return "\n\n".join(_source_of(f) for f in functions)
+        return "\n\n".join(source_of(f) for f in functions)
 
     def code_hash(self) -> str:
         """SHA-256 of the definition and the source text, 16 hex digits."""
@@ -305,11 +304,3 @@ def _derive_type(name: str, derived: object, columns: Mapping[str, pa.DataType])
         return _output_type(name, derived[0], columns)
     msg = f"derive {name!r} must be an expression or (type, function), got {derived!r}"
     raise WrongType(msg)
-
-
-def _source_of(function: Function) -> str:
-    """Source text; of a callable without any (C, interactive), its qualified name."""
-    try:
-        return textwrap.dedent(inspect.getsource(function))
-    except (OSError, TypeError):
-        return f"# no source: {getattr(function, '__qualname__', type(function).__qualname__)}"

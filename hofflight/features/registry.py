@@ -60,7 +60,7 @@ class GroupRecord:
     created_us: int
 
     @property
-    def stream(self) -> str:
+    def partition(self) -> str:
         """Name of the event log that the group reads."""
         return f"{self.name}.{self.schema_number}"
 

@@ -4,8 +4,25 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import structlog
+
+
+class Events:
+    """Where a room reports what happened: `Events("hofflight.engine").warning("name", field=1)`.
+
+    A program that configured structlog gets our events its way. One that did not gets them on
+    standard error: structlog's own default is standard output, which belongs to the program.
+    """
+
+    def __init__(self, room: str) -> None:
+        self._room = room
+
+    def __getattr__(self, level: str) -> Any:
+        if structlog.is_configured():
+            return getattr(structlog.get_logger(self._room), level)
+        return getattr(structlog.wrap_logger(structlog.PrintLogger(sys.stderr)), level)
 
 
 def configure_events(*, json: bool | None = None) -> None:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import orjson
-import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from hofflight import limits
 from hofflight.clock import Clock, SystemClock
 from hofflight.errors import Draining, SettingsError
+from hofflight.observe.events import Events
 from hofflight.server.access import (
     TokenInterceptor,
     require_free_unix_path,
@@ -67,7 +67,7 @@ class FlightServer:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._new_id = new_id or partial(os.urandom, 16)
-        self._log = log or structlog.get_logger("hofflight.server")
+        self._log = log or Events("hofflight.server")
         self._metrics = metrics or self._stats_json
         self._drained: asyncio.Future[bool] | None = None
 

@@ -53,7 +53,7 @@ def open_app(tmp_path):
 
 
 def codes(app, stream="g.1"):
-    return [meta.code for _, meta in app.engine._works[stream].stream.log.read_meta()]
+    return [meta.code for _, meta in app.engine._works[stream].partition.log.read_meta()]
 
 
 class Sender:

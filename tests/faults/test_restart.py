@@ -91,7 +91,7 @@ def kill_and_restart(path, kills, durability, seed):
 def assert_nothing_lost_or_doubled(path, answered, seed):
     with hof.open(path) as app:
         app.register(make_group())
-        log = app.engine._works["g.1"].stream.log
+        log = app.engine._works["g.1"].partition.log
         logged = Counter(int.from_bytes(meta.id, "big") for _, meta in log.read_meta())
         assert set(answered) <= set(logged), f"seed {seed}"
         assert set(logged.values()) == {1}, f"seed {seed}"

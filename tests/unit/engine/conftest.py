@@ -75,7 +75,7 @@ def row(card, second, x=1):
 
 def logged(app, stream="g.1"):
     """Metadata of every entry in the log of a running store."""
-    log = app.engine._works[stream].stream.log
+    log = app.engine._works[stream].partition.log
     return [entry.meta for _, entry in log.read()]
 
 

@@ -1,6 +1,7 @@
 """Every mistake in a declaration is an error with a code that names the field and the fix."""
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 import hofflight as hof
@@ -312,3 +313,41 @@ def test_a_changed_function_changes_the_code_hash():
 
     assert group(one).code_hash() == group(one).code_hash() != group(other).code_hash()
     assert derived[0].code_hash() != derived[1].code_hash()
+
+
+LIMIT = 75.0
+
+
+def above(column):
+    return pc.greater(column, LIMIT)
+
+
+def hashed(function):
+    return hof.feature_group(
+        "hashed", version=1, key="card", event_time="ts",
+        input={"card": pa.int64(), "ts": hof.TIMESTAMP, "amount": pa.float64()},
+        output={"is_large": pa.bool_()},
+    )(function).code_hash()  # fmt: skip
+
+
+def test_the_hash_sees_constants_and_helpers_of_the_module(monkeypatch):
+    """A version never changes: neither may what its function reads and calls."""
+
+    def is_large(batch):
+        return {"is_large": above(batch["amount"])}
+
+    before = hashed(is_large)
+    assert hashed(is_large) == before
+
+    monkeypatch.setitem(globals(), "LIMIT", 76.0)
+    assert hashed(is_large) != before
+
+
+@pytest.mark.parametrize("make", [lambda n: lambda batch: n, Limit := type("Limit", (), {
+    "__init__": lambda self, n: setattr(self, "n", n),
+    "__call__": lambda self, batch: self.n,
+})])  # fmt: skip
+def test_the_hash_sees_what_a_function_closes_over(make):
+    """Closures and callable objects alike."""
+    assert hashed(make(2)) == hashed(make(2))
+    assert hashed(make(2)) != hashed(make(3))

@@ -105,11 +105,11 @@ def test_versions_with_the_same_input_schema_share_a_log(registry):
     """A later version can then fold the events that an earlier one was sent."""
     extra = {"amount": pa.float64()}
     numbers = [
-        save(registry, make_group(1)).stream,
-        save(registry, make_group(2, minutes=20)).stream,
-        save(registry, make_group(3, extra=extra)).stream,
-        save(registry, make_group(4, minutes=30)).stream,
-        save(registry, make_group(1, name="other")).stream,
+        save(registry, make_group(1)).partition,
+        save(registry, make_group(2, minutes=20)).partition,
+        save(registry, make_group(3, extra=extra)).partition,
+        save(registry, make_group(4, minutes=30)).partition,
+        save(registry, make_group(1, name="other")).partition,
     ]
 
     assert numbers == ["card_tx.1", "card_tx.1", "card_tx.2", "card_tx.1", "other.1"]
