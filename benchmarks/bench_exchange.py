@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+WORKLOADS = "benchmarks.workloads"
 PREFILL_ROWS = 40_000
 BULK_ROWS = 10_000
 
@@ -77,38 +78,53 @@ def filled(address: str, view: str) -> tuple[WarmStream, Source]:
 
 
 def latency(tcp: str, unix: str, blocks: int, requests: int) -> dict[str, Any]:
-    """One-row requests against the echo: expressions, opaque function, Unix socket."""
+    """One-row requests of expressions against the echo, over TCP and over a Unix socket."""
     ours, source = filled(tcp, expressions.name)
-    function, function_source = filled(tcp, opaque.name)
     lanes = {
-        "echo": (WarmStream(tcp, ECHO, expressions.input), Source(10**7)),
-        "ours": (ours, source),
-        "opaque": (function, function_source),
-        "unix_echo": (WarmStream(unix, ECHO, expressions.input), Source(2 * 10**7)),
-        "unix_ours": (WarmStream(unix, expressions.name, expressions.input), source),
+        "echo": WarmStream(tcp, ECHO, expressions.input),
+        "ours": ours,
+        "unix_echo": WarmStream(unix, ECHO, expressions.input),
+        "unix_ours": WarmStream(unix, expressions.name, expressions.input),
     }
+    times = interleaved(lanes, source, blocks, requests)
+    ratios = {
+        "ratio_p50": summary(block_ratios(times["ours"], times["echo"], 50)),
+        "ratio_p99": summary(block_ratios(times["ours"], times["echo"], 99)),
+        "unix_ratio_p50": summary(block_ratios(times["unix_ours"], times["unix_echo"], 50)),
+    }
+    return ratios | percentiles(times)
+
+
+def latency_opaque(tcp: str, blocks: int, requests: int) -> dict[str, Any]:
+    """The same features as one Arrow function of the user's, which runs in a thread of its own."""
+    ours, source = filled(tcp, opaque.name)
+    lanes = {"echo_beside_opaque": WarmStream(tcp, ECHO, opaque.input), "opaque": ours}
+    times = interleaved(lanes, source, blocks, requests)
+    ratio = summary(block_ratios(times["opaque"], times["echo_beside_opaque"], 50))
+    return {"ratio_p50_opaque": ratio} | percentiles(times)
+
+
+def interleaved(
+    lanes: dict[str, WarmStream], source: Source, blocks: int, requests: int
+) -> dict[str, list[list[float]]]:
+    """Microseconds of every request by lane and block; the lanes take turns, block by block."""
     times: dict[str, list[list[float]]] = {name: [] for name in lanes}
     for _ in range(blocks):
-        for name, (stream, events_of) in lanes.items():
-            times[name].append(stream.times_us(events_of.singles(requests)))
-    for stream, _ in lanes.values():
+        for name, stream in lanes.items():
+            times[name].append(stream.times_us(source.singles(requests)))
+    for stream in lanes.values():
         stream.close()
-    ratios = {
-        name: summary(block_ratios(times[upper], times[lower], percent))
-        for name, upper, lower, percent in (
-            ("ratio_p50", "ours", "echo", 50),
-            ("ratio_p99", "ours", "echo", 99),
-            ("ratio_p50_opaque", "opaque", "echo", 50),
-            ("unix_ratio_p50", "unix_ours", "unix_echo", 50),
-        )
-    }
-    absolute = {
+    return times
+
+
+def percentiles(times: dict[str, list[list[float]]]) -> dict[str, dict[str, float]]:
+    """p50 and p99 of each lane over all blocks, in microseconds."""
+    return {
         f"{name}_us": {
             f"p{p}": round(float(np.percentile(np.concatenate(found), p)), 1) for p in (50, 99)
         }
         for name, found in times.items()
     }
-    return {**ratios, **absolute}
 
 
 def block_ratios(upper: list[list[float]], lower: list[list[float]], percent: float) -> list[float]:
@@ -239,14 +255,18 @@ def main() -> int:
     gc.freeze()
     gc.disable()
     found: dict[str, Any] = {"bench": "exchange", "time": time.strftime("%Y-%m-%d"), **machine()}
-    # Ids are remembered for their number's sake: a small bound lets memory settle within minutes.
-    with serving("benchmarks.workloads", HOF_ENGINE__IDS_MAX="20000") as (tcp, unix, pid):
+    # A server for each figure, with the group it is about and the echo to compare with. Ids are
+    # remembered for their number's sake: a small bound lets memory settle within minutes.
+    alone = f"{WORKLOADS}:{expressions.name}"
+    with serving(alone, HOF_ENGINE__IDS_MAX="20000") as (tcp, unix, pid):
         found |= latency(tcp, unix, options.blocks, options.requests)
         if options.rss_minutes:
             found |= memory(tcp, pid, options.rss_minutes)
-    with serving("benchmarks.workloads") as (tcp, _, _):
+    with serving(f"{WORKLOADS}:{opaque.name}") as (tcp, _, _):
+        found |= latency_opaque(tcp, options.blocks, options.requests)
+    with serving(alone) as (tcp, _, _):
         found |= streams8(tcp, options.blocks, options.requests)
-    with serving("benchmarks.workloads") as (tcp, _, _):
+    with serving(alone) as (tcp, _, _):
         found |= bulk(tcp, options.blocks)
     found |= window_cost(options.blocks)
     print(orjson.dumps(found, option=0 if options.json else orjson.OPT_INDENT_2).decode())

@@ -227,12 +227,13 @@ class Partition:
                 self.fold(entry, but=meta.group_version)
 
     def _reply(self, works: list[Work], started_s: float) -> None:
-        engine_us = int((self.clock.monotonic_s() - started_s) * 1e6)
+        now_s = self.clock.monotonic_s()
+        engine_us = int((now_s - started_s) * 1e6)
         for work in works:
             if work.answer is not None:
                 work.answer.meta.timings_us = {"engine": engine_us}
         if self.log.is_durable_at_once:
-            self._reply_now(works)
+            self._reply_now(works, now_s)
         else:
             self._when_durable(lambda: self._reply_durable(works))
 
@@ -249,10 +250,9 @@ class Partition:
             if self.log.failed and logged:
                 error = Indefinite(self.log.failed, hint="ask again when the server restarted")
                 work.answer = refusal(work.request, work.runner, error)
-        self._reply_now(works)
+        self._reply_now(works, self.clock.monotonic_s())
 
-    def _reply_now(self, works: list[Work]) -> None:
-        now_s = self.clock.monotonic_s()
+    def _reply_now(self, works: list[Work], now_s: float) -> None:
         for work in works:
             request, answer = work.request, work.answer
             if answer is None:
