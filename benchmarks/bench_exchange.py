@@ -87,12 +87,12 @@ def latency(tcp: str, unix: str, blocks: int, requests: int) -> dict[str, Any]:
         "unix_ours": WarmStream(unix, expressions.name, expressions.input),
     }
     times = interleaved(lanes, source, blocks, requests)
-    ratios = {
-        "ratio_p50": summary(block_ratios(times["ours"], times["echo"], 50)),
-        "ratio_p99": summary(block_ratios(times["ours"], times["echo"], 99)),
-        "unix_ratio_p50": summary(block_ratios(times["unix_ours"], times["unix_echo"], 50)),
-    }
-    return ratios | percentiles(times)
+    return (
+        summary("ratio_p50", block_ratios(times["ours"], times["echo"], 50))
+        | summary("ratio_p99", block_ratios(times["ours"], times["echo"], 99))
+        | summary("unix_ratio_p50", block_ratios(times["unix_ours"], times["unix_echo"], 50))
+        | percentiles(times)
+    )
 
 
 def latency_opaque(tcp: str, blocks: int, requests: int) -> dict[str, Any]:
@@ -100,8 +100,8 @@ def latency_opaque(tcp: str, blocks: int, requests: int) -> dict[str, Any]:
     ours, source = filled(tcp, opaque.name)
     lanes = {"echo_beside_opaque": WarmStream(tcp, ECHO, opaque.input), "opaque": ours}
     times = interleaved(lanes, source, blocks, requests)
-    ratio = summary(block_ratios(times["opaque"], times["echo_beside_opaque"], 50))
-    return {"ratio_p50_opaque": ratio} | percentiles(times)
+    ratios = block_ratios(times["opaque"], times["echo_beside_opaque"], 50)
+    return summary("ratio_p50_opaque", ratios) | percentiles(times)
 
 
 def interleaved(
@@ -150,7 +150,7 @@ def bulk(tcp: str, blocks: int) -> dict[str, Any]:
         # 40,320 rows are seven days: six blocks hold them and the batch itself.
         wrong += wrong_sums(source.sent[-6:], answer)
     return {
-        "bulk_ratio": summary(ratios),
+        **summary("bulk_ratio", ratios),
         "bulk_rows_per_s": round(statistics.median(rates)),
         "bulk_wrong_sums": wrong,
     }
@@ -186,12 +186,13 @@ def streams8(tcp: str, blocks: int, requests: int) -> dict[str, Any]:
         floor = requests_per_s(echo, work)
         rates.append(requests_per_s(ours, work))
         ratios.append(rates[-1] / floor)
-    return {"streams8_ratio": summary(ratios), "streams8_per_s": round(statistics.median(rates))}
+    per_s = round(statistics.median(rates))
+    return summary("streams8_ratio", ratios) | {"streams8_per_s": per_s}
 
 
 def window_cost(blocks: int) -> dict[str, Any]:
     """A pushed event with 1,000,000 events in the window over one with 100, in-process."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, function in (("sum", window_sum), ("max", window_max)):
         small, large = pushes(function, 100), pushes(function, 1_000_000)
         next(large)  # makes the blocks of a million rows that were never asked for
@@ -201,7 +202,7 @@ def window_cost(blocks: int) -> dict[str, Any]:
             few = statistics.mean(next(small) for _ in range(320))
             many = statistics.mean(next(large) for _ in range(320))
             ratios.append(many / few)
-        found[f"window_cost_ratio_{name}"] = summary(ratios)
+        found |= summary(f"window_cost_ratio_{name}", ratios)
     return found
 
 

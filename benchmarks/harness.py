@@ -104,11 +104,10 @@ def requests_per_s(
         return sum(map(len, work)) / (perf_counter() - started)
 
 
-def summary(ratios: Sequence[float]) -> dict[str, float]:
-    """Median of block ratios, with the 10th and 90th percentile as their spread."""
-    low, middle, high = np.percentile(ratios, [10, 50, 90])
-    names = ("median", "p10", "p90")
-    return {n: round(float(v), 4) for n, v in zip(names, (middle, low, high), strict=True)}
+def summary(name: str, ratios: Sequence[float]) -> dict[str, Any]:
+    """Median of block ratios under `name`, 10th and 90th percentile under `name_spread`."""
+    low, middle, high = (round(float(v), 4) for v in np.percentile(ratios, [10, 50, 90]))
+    return {name: middle, f"{name}_spread": [low, high]}
 
 
 def machine() -> dict[str, Any]:

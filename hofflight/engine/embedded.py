@@ -299,7 +299,7 @@ class Engine:
         msg = f"the function of {work.partition.name} did not return within {timeout_ms} ms"
         error = TransformTimeout(msg, hint="the group is refused until the server restarts")
         number = work.partition.log.last_number() + 1
-        kept = [request for request in owed if request.store]
+        kept = [request for request in owed if request.store and not request.is_logged]
         entries = [
             Entry(_void(r, number + i, error, self._clock), r.head, r.body, b"", b"")
             for i, r in enumerate(kept)

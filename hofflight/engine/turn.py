@@ -223,6 +223,7 @@ class Partition:
             meta = entry.meta
             self.ids.add(meta.id, position, number=meta.number, arrival_us=meta.arrival_us)
             work.runner.folded = meta.number
+            work.request.is_logged = True
             if len(self.runners) > 1:
                 self.fold(entry, but=meta.group_version)
 

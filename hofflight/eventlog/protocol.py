@@ -49,7 +49,8 @@ class Request:
 
     id: 16 bytes. deadline_s: on the monotonic clock. store: False peeks. wants_answer: False for
     events without answers (DoPut); the answer then has metadata and zero rows.
-    reply: called exactly once, from any thread; use `finish`.
+    reply: called exactly once, from any thread; use `finish`. is_logged: its rows count, whatever
+    becomes of the reply.
     """
 
     served: Served
@@ -61,6 +62,7 @@ class Request:
     store: bool = True
     wants_answer: bool = True
     is_finished: bool = False
+    is_logged: bool = False
 
     def finish(self, answer: Answer) -> None:
         """Reply, unless somebody did: a watchdog may have answered for a thread that hung."""

@@ -246,6 +246,24 @@ def test_a_function_that_hangs_wedges_its_group_alone(open_app):
     assert restarted.vector("g", event(4)).to_dict()["g.n"] == 4
 
 
+def test_another_version_that_hangs_voids_nothing_that_was_answered(open_app):
+    """Version 2 only folds what version 1 answered: the rows are logged, and stay counted."""
+    gate = Gate()
+    groups = group_with(), group_with(gate, version=2)
+    app = open_app(*groups, transform_timeout_ms=200)
+    with pytest.raises(TransformTimeout):
+        app.vector("g", event(1, x=13), version=1, request_id=b"h" * 16)
+    assert codes(app) == ["OK"]
+    app.close()
+    gate.open.set()
+
+    restarted = open_app(*groups)
+    again = restarted.vector("g", event(1, x=13), version=1, request_id=b"h" * 16)
+    assert again.to_dict()["g.n"] == 1
+    assert restarted.vector("g", event(2), version=1).to_dict()["g.n"] == 2
+    assert codes(restarted) == ["OK", "OK"]
+
+
 def test_everyone_who_waits_for_a_function_that_hangs_is_answered(open_app):
     """Those behind it in the queue too, and whoever comes in that very moment."""
     gate = Gate()

@@ -154,6 +154,31 @@ def test_long_histories_of_one_key(seed):
     assert_as_oracle(Case(group, rows), random.choice((None, 1, 700, [1, 1_500])), places)
 
 
+@pytest.mark.parametrize(
+    "frame",
+    [
+        lambda a: a.over("200s"),
+        lambda a: a.over("200s", own_row=False),
+        lambda a: a.last(200),
+        lambda a: a.tumbling("300s"),
+        lambda a: a.over("400s", tile="100s"),
+    ],
+    ids=["sliding", "without the own row", "last", "tumbling", "tiled"],
+)
+def test_a_window_of_a_few_blocks_slides_on_while_old_rows_are_dropped(frame):
+    """Blocks are known by number, and a dropped block makes every later number another block's."""
+    random = Random(7)
+    # One frame alone: what another window keeps would put off the dropping.
+    group = group_of([frame(hof.sum("n")), frame(hof.max("n")), frame(hof.first("n"))], late="5s")
+    rows = [
+        {"k": 7, "ts": (place - random.choice((0,) * 9 + (4,))) * SECOND_US,
+         "n": random.randint(-(10**9), 10**9)}
+        for place in range(1_500)
+    ]  # fmt: skip
+
+    assert_as_oracle(Case(group, rows), [1, 1, 1, 40], range(150, len(rows), 3))
+
+
 # About 1.2 rows a second, so these hold 1,000 rows, 4,000 rows or all.
 LONG_WINDOWS = [
     hof.sum("x").over("20m"),
