@@ -1,10 +1,10 @@
 """Declared expressions over one row, written out as one Python function.
 
 A tree of closures costs a call per node, and between two requests every call is cold: eight
-features take 20 us more of a request's 335 as closures (docs/adr/0006). So the trees are compiled,
-as `dataclasses` compiles `__init__`: statements over local variables named by column number.
-Nothing a user, a client or a file wrote becomes source text: column names never appear, and
-literals and functions are passed in as constants.
+features took some 15 us more of a request's 330 as closures (docs/adr/0006). So the trees are
+compiled, as `dataclasses` compiles `__init__`: statements over local variables named by column
+number. Nothing a user, a client or a file wrote becomes source text: column names never appear,
+and literals and functions are passed in as constants.
 """
 
 from __future__ import annotations
