@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         top_k,
         var,
     )
+    from hofflight.replay.training import report_of
     from hofflight.settings import Settings, load_settings
     from hofflight.wire.schema import TIMESTAMP
     from hofflight.wire.vector import Vector
@@ -76,6 +77,7 @@ _PUBLIC = {
     "min": ("features.window", "min"),
     "open": ("assemble", "open_store"),
     "quantile": ("features.window", "quantile"),
+    "report_of": ("replay.training", "report_of"),
     "std": ("features.window", "std"),
     "sum": ("features.window", "sum"),
     "testing": ("testing", ""),
@@ -106,6 +108,7 @@ __all__ = [
     "min",
     "open",
     "quantile",
+    "report_of",
     "std",
     "sum",
     "testing",

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import gc
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pyarrow as pa
 
+from hofflight.app import App
 from hofflight.clock import SystemClock
-from hofflight.engine.app import App
-from hofflight.engine.embedded import Engine
+from hofflight.engine.embedded import Engine, Rebuilt, code_not_loaded
+from hofflight.engine.sealer import Sealer
 from hofflight.errors import StoreFormat
 from hofflight.eventlog.local import LocalLog, LogReader, SyncThread
 from hofflight.eventlog.lock import StoreLock
@@ -23,12 +26,16 @@ from hofflight.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from hofflight.clock import Clock
     from hofflight.eventlog.protocol import EventLog
+    from hofflight.features.group import FeatureGroup
+    from hofflight.replay.offline import Offline
 
 STORE_FORMAT = 1
+# How this very installation is called as a command.
+_HOF = (sys.executable, "-m", "hofflight.cli.main")
 
 
 class Store:
@@ -41,6 +48,8 @@ class Store:
         self.registry = path / "registry.sqlite"
         self.log = path / "log"
         self.snapshots = path / "snapshots"
+        self.sealed = path / "sealed"
+        self.labels = path / "labels"
 
     def require(self, *, create: bool) -> None:
         """Check that the directory is a store of this release, making one if it may.
@@ -95,13 +104,160 @@ def open_store(
     def open_log(stream: str) -> EventLog:
         return LocalLog(store.log / stream, sync, settings.log)
 
+    @functools.cache
+    def offline() -> Offline:
+        return _offline(store, registry, engine.group, settings)
+
+    def rebuild(group: FeatureGroup) -> Rebuilt:
+        from hofflight.replay.backfill import rebuild as rebuilt
+
+        history = offline().history(group.name, group.version)
+        return Rebuilt(*rebuilt(history, group, settings.replay))
+
+    def trim() -> None:
+        if store.sealed.exists():
+            engine.trim(lambda stream: _sealed_to(store, stream))
+
     def on_close() -> None:
+        if sealer is not None:
+            sealer.stop()
+        trim()
         sync.stop()
         registry.close()
         lock.release()
 
-    engine = Engine(registry, open_log, store.snapshots, clock, settings.engine)
-    return App(engine, clock, announce=lock.announce, on_close=on_close)
+    engine = Engine(registry, open_log, store.snapshots, clock, settings.engine, rebuild)
+    sealer = _sealer(store, settings, engine, clock, trim)
+    return App(
+        engine, clock, path=store.path, offline=offline, announce=lock.announce, on_close=on_close
+    )
+
+
+def _sealer(
+    store: Store, settings: Settings, engine: Engine, clock: Clock, trim: Callable[[], None]
+) -> Sealer | None:
+    """Seals by size and age, as the settings say; None where both are off."""
+    limits_ = settings.log
+    if not limits_.seal_bytes and not limits_.seal_age_s:
+        return None
+
+    def is_due() -> bool:
+        for stream in engine.streams():
+            sealed_to = _sealed_to(store, stream)
+            size, since_us = LogReader(store.log / stream).unsealed(sealed_to)
+            age_s = (clock.wall_us() - since_us) / 1e6
+            if size and (0 < limits_.seal_bytes <= size or 0 < limits_.seal_age_s <= age_s):
+                return True
+        return False
+
+    command = [*_HOF, "log", "seal", "--store", str(store.path)]
+    return Sealer(command, is_due=is_due, sealed=trim)
+
+
+def _sealed_to(store: Store, stream: str) -> int:
+    """Number of the last record of a log that is sealed."""
+    from hofflight.replay.sealed import SealedLog
+
+    return SealedLog(store.sealed / stream).manifest().sealed_to
+
+
+def _offline(
+    store: Store,
+    registry: Registry,
+    group_of: Callable[[str, int | None], FeatureGroup],
+    settings: Settings,
+) -> Offline:
+    from hofflight.replay.offline import Offline
+
+    def open_log(stream: str) -> LogReader:
+        return LogReader(store.log / stream)
+
+    return Offline(registry, open_log, store.sealed, store.labels, group_of, settings.replay)
+
+
+@contextlib.contextmanager
+def read_offline(
+    path: str | Path, groups: Sequence[FeatureGroup] = (), settings: Settings | None = None
+) -> Iterator[tuple[Offline, list[str]]]:
+    """The offline verbs of a store beside whoever serves it, and the names of its logs.
+
+    `groups`: the code at hand. Raises: StoreFormat (HOF-503).
+    """
+    registry, logs = read_store(path)
+    known = {(group.name, group.version): group for group in groups}
+
+    def group_of(name: str, version: int | None) -> FeatureGroup:
+        record = registry.group(name, version)
+        if (record.name, record.version) not in known:
+            raise code_not_loaded(record)
+        return known[record.name, record.version]
+
+    with contextlib.closing(registry):
+        yield _offline(Store(Path(path)), registry, group_of, settings or load_settings()), [*logs]
+
+
+# --- backfill -------------------------------------------------------------------------------------
+
+
+def backfill_group(
+    path: str | Path,
+    group: FeatureGroup,
+    *,
+    mapping: Callable[[Any], Any] | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> dict[str, int]:
+    """Compute a group version's windows from history and keep them as its snapshot.
+
+    Beside a running server, unless `mapping` makes the version's log first, out of that of the
+    newest version with another input schema. `progress` is told how many more rows are in.
+
+    Raises: UnknownView (HOF-201), no version has this input schema; StoreLocked (HOF-501), with a
+        mapping; TransformFailed (HOF-209), from it.
+    """
+    from hofflight.engine.runner import Runner
+    from hofflight.engine.snapshot import write_snapshot
+    from hofflight.replay.backfill import rebuild
+
+    mapped = _map_history(path, group, mapping) if mapping is not None else 0
+    settings = load_settings()
+    store = Store(Path(path))
+    with read_offline(path, settings=settings) as (offline, _):
+        stream = offline.stream_of(group)
+        runner = Runner(group, contextlib.nullcontext())
+        runner.folded, runner.state = rebuild(
+            offline.history_of(stream), group, settings.replay, progress=progress
+        )
+        write_snapshot(runner, store.snapshots / stream)
+    return {"number": runner.folded, "keys": len(runner.state.keys), "mapped": mapped}
+
+
+def _map_history(path: str | Path, group: FeatureGroup, mapping: Callable[[Any], Any]) -> int:
+    """Fill the empty log of a new input schema; how many records it has now."""
+    from hofflight.replay.mapped import mapped_entries
+
+    settings = load_settings()
+    store = Store(Path(path))
+    count = 0
+    with open_store(path, settings=settings) as app:
+        record = app.engine.registry.save_group(
+            group,
+            module=getattr(group.function, "__module__", ""),
+            created_us=SystemClock.wall_us(),
+        )
+        history = app.offline().history_before(record)
+        sync = SyncThread(settings.log)
+        log = LocalLog(store.log / record.partition, sync, settings.log)
+        try:
+            if log.last_number():
+                msg = f"the log {record.partition} has {log.last_number()} records already"
+                raise StoreFormat(msg, hint="history can only be put before the first event")
+            for entries in mapped_entries(history, group, mapping):
+                log.append(entries)
+                count += len(entries)
+        finally:
+            sync.stop()
+            log.close()
+    return count
 
 
 def read_store(path: str | Path) -> tuple[Registry, dict[str, LogReader]]:
@@ -130,13 +286,18 @@ async def serve(
 
     Raises: SettingsError (HOF-601), UnsafeBind (HOF-602).
     """
+    from hofflight.server.offline_process import OfflineProcess
     from hofflight.server.serve import FlightServer
 
     def metrics() -> bytes:
         counted = named("server", dataclasses.asdict(server.stats))
         return exposition({**app.engine.metrics(), **counted})
 
-    server = FlightServer(app.engine, settings.server, metrics=metrics)
+    loaded = {(served.group, served.group_version) for served in app.views()}
+    records = [r for r in app.engine.registry.groups() if (r.name, r.version) in loaded]
+    modules = sorted({record.module for record in records if record.module})
+    offline = OfflineProcess(_HOF, app.path, modules)
+    server = FlightServer(app.engine, settings.server, metrics=metrics, offline=offline)
     # 1. warm up
     warm_up(app)
     # What lives now lives until the end: a full collection need not walk it (tens of ms at p99).

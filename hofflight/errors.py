@@ -7,6 +7,7 @@ HofError
 ├── Indefinite        HOF-4xx  the outcome is not known here; ask again with the same request id
 ├── StoreError        HOF-5xx  the store directory cannot be used as asked
 ├── SettingsError     HOF-6xx  a setting is wrong or unsafe
+├── NotEqual          HOF-700  what was served is not what replay gives
 └── InternalError     HOF-900  our bug; quote the request id
 """
 
@@ -174,6 +175,18 @@ class NotSupported(BadRequest):
     code = "HOF-213"
 
 
+class BadLabels(BadRequest):
+    """Labels that fit no row: columns, types, null keys, or a key given twice."""
+
+    code = "HOF-214"
+
+
+class BadRange(BadRequest, ValueError):
+    """A range of time that is none: no time zone, or an end before its start."""
+
+    code = "HOF-215"
+
+
 class Refused(HofError):
     """Nothing was logged or counted: sending the same request again is safe."""
 
@@ -276,6 +289,24 @@ class ReadOnly(StoreError):
     code = "HOF-505"
 
 
+class SealDamaged(StoreError):
+    """A sealed segment or its manifest is missing, cut, or not what was sealed."""
+
+    code = "HOF-506"
+
+
+class CodeChanged(StoreError):
+    """The code given is not the code that served: its hash differs from the recorded one."""
+
+    code = "HOF-507"
+
+
+class HistoryMissing(StoreError):
+    """Windows cannot be rebuilt: the log no longer has what no snapshot holds."""
+
+    code = "HOF-508"
+
+
 class SettingsError(HofError, ValueError):
     """A setting is unknown, out of range or contradicts another."""
 
@@ -286,6 +317,12 @@ class UnsafeBind(SettingsError):
     """Binding to an address that others can reach needs TLS and authentication."""
 
     code = "HOF-602"
+
+
+class NotEqual(HofError, AssertionError):
+    """What was served is not what the replay gives: training data would not be what was served."""
+
+    code = "HOF-700"
 
 
 class InternalError(HofError):

@@ -35,6 +35,9 @@ layouts_max: Final = 1_024
 top_k_max: Final = 1_000
 last_rows_max: Final = 1_000_000
 segment_bytes_max: Final = 256 * MIB
+# A sealed file is read whole, so that a request is: 250,000 rows of 20 columns are some 40 MB.
+sealed_rows_max: Final = 250_000
+sealed_part_bytes_max: Final = 128 * MIB
 
 assert request_rows_max < 1 << ROW_BITS
 assert ties_max * event_time_us_max < 1 << 63

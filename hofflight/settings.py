@@ -22,6 +22,8 @@ class LogSettings(BaseModel):
     durability: Literal["interval", "batch"] = "interval"
     sync_interval_ms: Annotated[int, Field(ge=1, le=10_000)] = 10
     segment_bytes_max: Annotated[int, Field(ge=limits.MIB)] = limits.segment_bytes_max
+    seal_bytes: Annotated[int, Field(ge=0)] = limits.segment_bytes_max
+    seal_age_s: Annotated[int, Field(ge=0)] = 86_400
 
 
 class EngineSettings(BaseModel):
@@ -60,6 +62,16 @@ class ServerSettings(BaseModel):
         return self
 
 
+class ReplaySettings(BaseModel):
+    """Training data, parity and backfill: what DuckDB may use. `threads` 0: all cores."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    memory_mib: Annotated[int, Field(ge=32)] = 4_096
+    threads: Annotated[int, Field(ge=0, le=1_024)] = 0
+    spill: Path | None = None
+
+
 class Settings(BaseSettings):
     """All sections, from arguments, then `HOF_SECTION__NAME` in the environment, then defaults."""
 
@@ -70,6 +82,7 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     engine: EngineSettings = EngineSettings()
     server: ServerSettings = ServerSettings()
+    replay: ReplaySettings = ReplaySettings()
 
 
 def load_settings(**sections: dict[str, Any]) -> Settings:

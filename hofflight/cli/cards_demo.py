@@ -1,4 +1,4 @@
-"""`hof demo cards`: card transactions become feature vectors, end to end, in under a minute."""
+"""`hof demo cards`: card transactions become feature vectors, and the proof that they are right."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hofflight.cli import cards_features, exchange
 from hofflight.cli.cards_data import card_transactions
+from hofflight.cli.offline import verified
 from hofflight.cli.output import note, progress
 from hofflight.cli.server_process import server_process
 
@@ -24,7 +25,7 @@ _SHOWN: Final = 3
 
 
 def run_cards(*, customers: int, days: int, seed: int) -> dict[str, Any]:
-    """Generate, serve, stream, measure; what came of it as plain values.
+    """Generate, serve, stream, measure, verify; what came of it as plain values.
 
     The history goes in batches, the end of it row by row: by then the windows are full.
     """
@@ -50,6 +51,7 @@ def run_cards(*, customers: int, days: int, seed: int) -> dict[str, Any]:
                     client, view, end, block_rows=block_rows, advance=advance
                 )
             client.close()
+        parity = verified(store, [cards_features.card_tx], view)
     return {
         "events": rows.num_rows,
         "answers": many.rows + few.rows,
@@ -60,6 +62,7 @@ def run_cards(*, customers: int, days: int, seed: int) -> dict[str, Any]:
         "rows_per_s": round(history.num_rows / streamed_s),
         "one_row_requests": end.num_rows,
         "latency_us": {"vector": ours.percentiles(), "echo": bare.percentiles()},
+        **parity,
         "vectors": _last_vectors(end, few),
     }
 

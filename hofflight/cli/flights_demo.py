@@ -1,4 +1,4 @@
-"""`hof demo flights`: a year of real flights, every answer counted, many checked by brute force."""
+"""`hof demo flights`: a year of flights, every answer replayed, many checked by brute force."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hofflight.cli import exchange, flights_features
 from hofflight.cli.flights_data import flights
+from hofflight.cli.offline import verified
 from hofflight.cli.output import note, progress
 from hofflight.cli.server_process import server_process
 
@@ -30,7 +31,7 @@ _PREFIX_ROWS: Final = 2_000
 
 
 def run_flights(*, limit: int | None) -> dict[str, Any]:
-    """Serve, stream, check; what came of it as plain values."""
+    """Serve, stream, verify, check; what came of it as plain values."""
     group = flights_features.delays
     rows = flights(limit=limit).select(group.input.names)
     with tempfile.TemporaryDirectory(prefix="hof-demo-") as folder:
@@ -45,6 +46,7 @@ def run_flights(*, limit: int | None) -> dict[str, Any]:
                 )
             streamed_s = time.monotonic() - started_s
             client.close()
+        parity = verified(store, [group], group.name)
     result = {
         "events": rows.num_rows,
         "answered": answers.rows,
@@ -53,6 +55,7 @@ def run_flights(*, limit: int | None) -> dict[str, Any]:
         "late": sum(answers.late),
         "seconds": round(streamed_s, 3),
         "rows_per_s": round(rows.num_rows / streamed_s),
+        **parity,
     }
     if not answers.refused and answers.rows == rows.num_rows:
         result |= _check(rows, answers)

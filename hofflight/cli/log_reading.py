@@ -1,59 +1,43 @@
-"""`hof log ls` and `hof log cat`: the event log, read beside whoever writes it."""
+"""`hof log ls`, `cat` and `seal`: the event log, beside whoever writes it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+import os
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hofflight import limits
-from hofflight.cli.modules import collect
-from hofflight.cli.options import Json, Modules, Store
-from hofflight.cli.output import print_json, print_table, time_text
-from hofflight.errors import DefinitionError, SettingsError
+from hofflight.cli.options import Json, Store
+from hofflight.cli.output import note, print_json, print_table, progress
+from hofflight.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-    import pyarrow as pa
-
-    from hofflight.eventlog.protocol import Entry, EntryMeta
     from hofflight.features.registry import GroupRecord
+    from hofflight.replay.log_rows import Filter
+    from hofflight.replay.read_log import History
 
 app = typer.Typer(help="What was sent, in order, and what was answered.")
 _OK = "OK"
 _ABOUT = ("seq", "arrival", "id", "code", "late", "error")
-
-
-class LogReader(Protocol):
-    """A log as `read_store` gives it: whole entries, in order, beside its writer."""
-
-    def segments(self) -> list[tuple[int, int, Path]]:
-        """(ordinal, first number, path) of each segment."""
-        ...
-
-    def read(self, after: int = 0) -> Iterator[tuple[int, Entry]]:
-        """(position, entry), in order."""
-        ...
-
-    def read_meta(self, after: int = 0) -> Iterator[tuple[int, EntryMeta]]:
-        """(position, metadata), in order."""
-        ...
+_FORMS = ("table", "jsonl", "parquet")
 
 
 @app.command("ls")
 def list_streams(store: Store, json: Json = False) -> None:
     """List the logs: one per group and input schema."""
-    from hofflight.assemble import read_store
+    from hofflight.assemble import read_offline
 
-    registry, logs = read_store(store)
-    registry.close()
-    streams = [stream_entry(name, log) for name, log in logs.items()]
+    with read_offline(store) as (offline, names):
+        streams = [stream_entry(name, offline.history_of(name)) for name in names]
     if json:
         print_json({"streams": streams})
         return
-    columns = ("stream", "segments", "bytes", "records", "rows", "voids")
+    columns = ("stream", "segments", "bytes", "records", "rows", "voids", "sealed_rows")
     print_table("", columns, [[entry[name] for name in columns] for entry in streams])
 
 
@@ -62,30 +46,113 @@ def show_stream(
     stream: Annotated[str, typer.Argument(help="A name that `hof log ls` shows.")],
     *,
     store: Store,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many rows.")] = 20,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows; 20.")] = None,
     output: Annotated[
-        str, typer.Option("--as", metavar="table|jsonl", help="One JSON object a row, or a table.")
+        str, typer.Option("--as", metavar="table|jsonl|parquet", help="How rows are shown.")
     ] = "table",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where Parquet goes: all rows.")
+    ] = None,
+    key: Annotated[
+        list[str] | None, typer.Option("--key", help="Only this key; again for each of its parts.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="Event times from here on.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="Event times before this.")
+    ] = None,
     answers: Annotated[
-        bool, typer.Option("--answers", help="The answers' columns too; needs --modules.")
+        bool, typer.Option("--answers", help="What was answered, not what was sent.")
     ] = False,
-    modules: Modules = "",
     json: Json = False,
 ) -> None:
-    """Show raw rows in order, with seq, arrival, request id and outcome."""
-    from hofflight.assemble import read_store
+    """Show rows in order, with seq, arrival, request id and outcome."""
+    from hofflight.assemble import read_offline
+    from hofflight.replay.log_rows import Filter
+    from hofflight.replay.span import Span
 
-    if output not in ("table", "jsonl"):
-        msg = f"--as takes table or jsonl, got {output!r}"
+    if output not in _FORMS:
+        msg = f"--as takes one of {', '.join(_FORMS)}, got {output!r}"
         raise SettingsError(msg)
-    registry, logs = read_store(store)
-    records = [record for record in registry.groups() if record.partition == stream]
-    registry.close()
-    if stream not in logs or not records:
-        msg = f"there is no log {stream!r}; there are {sorted(logs)}"
-        raise SettingsError(msg)
-    schemas = answer_schemas(records, modules) if answers else {}
-    rows = first_rows(logs[stream], input_schema(records[0]), schemas, limit)
+    with read_offline(store) as (offline, names):
+        records = offline.records(stream) if stream in names else []
+        if not records:
+            msg = f"there is no log {stream!r}; there are {names}"
+            raise SettingsError(msg)
+        wanted = Filter(records[-1], tuple(key or ()), Span.of(start, end))
+        wanted.values()
+        history = offline.history_of(stream)
+        if output == "parquet":
+            _write(history, wanted, records, out, answers=answers)
+            return
+        versions = [record.version for record in records] if answers else None
+        _show(stream, _rows(history, wanted, versions, limit), output, json=json)
+
+
+@app.command("seal")
+def seal_streams(
+    store: Store,
+    streams: Annotated[
+        list[str] | None, typer.Argument(metavar="[STREAM]...", help="Which logs; all without.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Turn what the logs hold into Parquet, beside a running server too."""
+    from dataclasses import asdict
+
+    from hofflight.assemble import read_offline
+
+    with suppress(OSError):
+        os.nice(10)  # serving goes first
+    with read_offline(store) as (offline, names):
+        if unknown := sorted(set(streams or ()) - set(names)):
+            msg = f"there is no log {unknown}; there are {names}"
+            raise SettingsError(msg)
+        reports = []
+        for name in streams or names:
+            if json:
+                reports.append(offline.seal(name))
+            else:
+                history = offline.history_of(name)
+                with progress(f"sealing {name}", history.unsealed_rows()) as advance:
+                    reports.append(offline.seal(name, advance))
+    entries = [asdict(report) for report in reports]
+    if json:
+        print_json({"sealed": entries})
+        return
+    columns = ("stream", "records", "rows", "voids", "bytes", "sealed_to")
+    print_table("", columns, [[entry[name] for name in columns] for entry in entries])
+
+
+def stream_entry(name: str, history: History) -> dict[str, Any]:
+    """What a log holds, counted. Rows are those that count; voids are refused records."""
+    manifest = history.sealed.manifest()
+    records = manifest.sealed_to
+    sealed_rows = rows = sum(file.rows for file in manifest.files if file.version)
+    voids = sum(file.rows for file in manifest.files if not file.version)
+    for _, meta in history.live.read_meta(manifest.sealed_to):
+        records += 1
+        rows += meta.rows if meta.code == _OK else 0
+        voids += meta.code != _OK
+    paths = [path for _, _, path in history.live.segments()]
+    size = sum(path.stat().st_size for path in paths)
+    return {
+        "stream": name, "segments": len(paths), "bytes": size, "records": records, "rows": rows,
+        "voids": voids, "sealed_rows": sealed_rows,
+        "sealed_bytes": sum(file.bytes for file in manifest.files),
+    }  # fmt: skip
+
+
+def _rows(
+    history: History, wanted: Filter, versions: list[int] | None, limit: int | None
+) -> Iterator[dict[str, Any]]:
+    from hofflight.replay.log_rows import entries
+
+    return islice(entries(history, wanted, versions), limit or 20)
+
+
+def _show(stream: str, rows: Iterator[dict[str, Any]], output: str, *, json: bool) -> None:
     if json:
         print_json({"stream": stream, "rows": list(rows)})
     elif output == "jsonl":
@@ -95,79 +162,27 @@ def show_stream(
         _print_rows(stream, list(rows))
 
 
-def stream_entry(name: str, log: LogReader) -> dict[str, Any]:
-    """What a log holds, counted. Rows are those that count; voids are refused records."""
-    records = rows = voids = 0
-    for _, meta in log.read_meta():
-        records += 1
-        rows += meta.rows if meta.code == _OK else 0
-        voids += meta.code != _OK
-    paths = [path for _, _, path in log.segments()]
-    size = sum(path.stat().st_size for path in paths)
-    return {
-        "stream": name, "segments": len(paths), "bytes": size,
-        "records": records, "rows": rows, "voids": voids,
-    }  # fmt: skip
+def _write(
+    history: History, wanted: Filter, records: list[GroupRecord], out: Path | None, *, answers: bool
+) -> None:
+    """All rows that pass as Parquet: one schema, so answers are of one version, the newest."""
+    import pyarrow.parquet as pq
 
+    from hofflight.replay.log_rows import batches
+    from hofflight.replay.logged import logged_schema
+    from hofflight.replay.parquet import whole_file
 
-def input_schema(record: GroupRecord) -> pa.Schema:
-    """The columns that a log's raw rows have."""
-    import pyarrow as pa
-
-    return pa.ipc.read_schema(pa.py_buffer(record.input_schema))
-
-
-def answer_schemas(records: list[GroupRecord], modules: str) -> dict[str, pa.Schema]:
-    """The full row of each version that reads the log, by code hash.
-
-    The store keeps no types of computed columns, so they come from the code.
-
-    Raises:
-        SettingsError: HOF-601, no module was named.
-        DefinitionError: HOF-100, the modules hold none of the log's groups as they were registered.
-    """
-    named = ",".join(sorted({record.module for record in records if record.module}))
-    if not modules:
-        msg = "--answers needs the code of the groups, for the types of their columns"
-        raise SettingsError(msg, hint=f"add --modules {named or 'MODULE'}")
-    known = {record.code_hash for record in records}
-    schemas = {group.code_hash(): group.schema for _, group in collect(modules)}
-    found = {code_hash: schema for code_hash, schema in schemas.items() if code_hash in known}
-    if not found:
-        msg = f"{modules} holds no group of this log as it was registered"
-        raise DefinitionError(msg, hint=f"the registered ones came from {named or 'no module'}")
-    return found
-
-
-def first_rows(
-    log: LogReader, raw: pa.Schema, answers: dict[str, pa.Schema], limit: int
-) -> Iterator[dict[str, Any]]:
-    """The first rows of a log as plain values; a void mark is one row, with its code."""
-    left = limit
-    for _, entry in log.read():
-        for row in entry_rows(entry, raw, answers.get(entry.meta.code_hash)):
-            yield row
-            left -= 1
-            if not left:
-                return
-
-
-def entry_rows(entry: Entry, raw: pa.Schema, answer: pa.Schema | None) -> Iterator[dict[str, Any]]:
-    """The rows of one record, or the one line of a void mark."""
-    meta = entry.meta
-    seq = meta.number << limits.ROW_BITS
-    arrival, id = time_text(meta.arrival_us), meta.id.hex()
-    about = {"seq": seq, "arrival": arrival, "id": id, "code": meta.code, "late": False}
-    if meta.code != _OK:
-        yield {**about, "error": meta.error, "row": None}
-        return
-    rows = _decoded(raw, entry.head, entry.body)
-    # An answer holds the raw columns too, so with it they need not be shown twice.
-    if answer is not None and meta.answered:
-        rows = _decoded(answer, entry.answer_head, entry.answer_body)
-    late = set(meta.late)
-    for place, row in enumerate(rows):
-        yield {**about, "seq": seq + place, "late": place in late, "error": "", "row": row}
+    if out is None:
+        msg = "--as parquet writes a file"
+        raise SettingsError(msg, hint="add --out FILE")
+    newest = records[-1]
+    schema = logged_schema(newest.input, newest.full if answers else None)
+    rows = 0
+    with whole_file(out) as fresh, pq.ParquetWriter(fresh, schema, compression="zstd") as writer:
+        for batch in batches(history, wanted, answers=newest.version if answers else None):
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    note(f"{rows} rows in {out.name}")
 
 
 def _print_rows(stream: str, rows: list[dict[str, Any]]) -> None:
@@ -177,10 +192,3 @@ def _print_rows(stream: str, rows: list[dict[str, Any]]) -> None:
         [*_ABOUT, *columns],
         [[row[n] for n in _ABOUT] + [(row["row"] or {}).get(n) for n in columns] for row in rows],
     )
-
-
-def _decoded(schema: pa.Schema, head: bytes, body: bytes) -> list[dict[str, Any]]:
-    from hofflight.wire.ipc import BatchReader
-
-    rows: list[dict[str, Any]] = BatchReader(schema).read_batch(head, body).to_pylist()
-    return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -45,20 +46,28 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
         from rich.progress import TimeRemainingColumn as Remaining
 
         bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining(),
-            console=Console(stderr=True),
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"), Remaining(), console=Console(stderr=True),
         )  # fmt: skip
         with bar:
-            task = bar.add_task(title, total=total)
-            yield lambda more: bar.update(task, advance=more)
+            task = bar.add_task(title, total=total, rate="")
+
+            def show(more: int) -> None:
+                bar.update(task, advance=more)
+                speed = bar.tasks[task].speed
+                bar.update(task, rate=f"{speed:,.0f}/s" if speed else "")
+
+            yield show
         return
     done = 0
+    started_s = time.monotonic()
 
     def advance(more: int) -> None:
         nonlocal done
         before, done = done * _PLAIN_STEPS // max(1, total), done + more
         if done * _PLAIN_STEPS // max(1, total) > before:
-            note(f"{title}: {done} of {total}")
+            rate = done / max(time.monotonic() - started_s, 1e-9)
+            note(f"{title}: {done} of {total}, {rate:,.0f}/s")
 
     yield advance
 

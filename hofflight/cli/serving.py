@@ -17,7 +17,7 @@ from hofflight.errors import SettingsError
 from hofflight.observe.events import Events
 
 if TYPE_CHECKING:
-    from hofflight.engine.app import App
+    from hofflight.app import App
     from hofflight.settings import Settings
 
 _events = Events("hofflight.cli")

@@ -8,6 +8,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from hofflight.client.address import parse_address
+from hofflight.client.offline import DEADLINE_MS, label_body, parity_of, ticket_of, verify_body
 from hofflight.client.session import Session
 from hofflight.client.steps import drive, drive_async
 from hofflight.errors import NotSupported
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from pathlib import Path
     from uuid import UUID
 
+    import pyarrow as pa
+
     from hofflight.client.views import ViewInfo
+    from hofflight.wire.parity import Parity
     from hofflight.wire.rows import Rows
     from hofflight.wire.vector import Vector
 
@@ -171,6 +175,54 @@ class Client(_Remote):
         """`{"status": "SERVING"}`, or DRAINING while the server is stopping."""
         return drive(self._session.action("health", {}))
 
+    def training_data(
+        self,
+        view: str,
+        start: Any = None,
+        end: Any = None,
+        *,
+        as_of: str = "arrival",
+        split: Mapping[str, Any] | None = None,
+        version: int | None = None,
+        engine: str = "auto",
+        ids: bool = False,
+        deadline_ms: int = DEADLINE_MS,
+    ) -> pa.Table:
+        """`App.training_data`, made beside the server; labels are those that `label` took.
+
+        Raises: BadRange (HOF-215), Overloaded (HOF-301), another one is being made.
+        """
+        ticket = ticket_of(view, start, end, as_of, split, version, engine, ids=ids)
+        return drive(self._session.training_data(ticket, deadline_ms))
+
+    def label(self, view: str, labels: Any, *, version: int | None = None) -> int:
+        """`App.label`; labels of 16 MiB at most, as a table, a frame or rows.
+
+        Raises: BadLabels (HOF-214).
+        """
+        body = label_body(view, version, labels)
+        return int(drive(self._session.action("label", body, DEADLINE_MS))["rows"])
+
+    def verify(
+        self,
+        view: str,
+        since: Any = None,
+        sample: float | None = None,
+        *,
+        version: int | None = None,
+        deadline_ms: int = DEADLINE_MS,
+    ) -> Parity:
+        """`App.verify`, computed beside the server.
+
+        Raises: CodeChanged (HOF-507), Overloaded (HOF-301), another one runs.
+        """
+        body = verify_body(view, version, since, sample)
+
+        def ask(more: dict[str, Any]) -> dict[str, Any]:
+            return drive(self._session.action("verify", {**body, **more}, deadline_ms))
+
+        return parity_of(ask({}), lambda request_id: ask({"explain": request_id}))
+
     def close(self) -> None:
         """End the streams. Who still waits gets ConnectionLost; closing twice is fine."""
         self._finalizer()
@@ -228,6 +280,43 @@ class AsyncClient(_Remote):
     async def health(self) -> dict[str, Any]:
         """`Client.health`."""
         return await drive_async(self._session.action("health", {}))
+
+    async def training_data(
+        self,
+        view: str,
+        start: Any = None,
+        end: Any = None,
+        *,
+        as_of: str = "arrival",
+        split: Mapping[str, Any] | None = None,
+        version: int | None = None,
+        engine: str = "auto",
+        ids: bool = False,
+        deadline_ms: int = DEADLINE_MS,
+    ) -> pa.Table:
+        """`Client.training_data`."""
+        ticket = ticket_of(view, start, end, as_of, split, version, engine, ids=ids)
+        return await drive_async(self._session.training_data(ticket, deadline_ms))
+
+    async def label(self, view: str, labels: Any, *, version: int | None = None) -> int:
+        """`Client.label`."""
+        body = label_body(view, version, labels)
+        answer = await drive_async(self._session.action("label", body, DEADLINE_MS))
+        return int(answer["rows"])
+
+    async def verify(
+        self,
+        view: str,
+        since: Any = None,
+        sample: float | None = None,
+        *,
+        version: int | None = None,
+        deadline_ms: int = DEADLINE_MS,
+    ) -> Parity:
+        """`Client.verify`, without its `explain`."""
+        body = verify_body(view, version, since, sample)
+        answer = await drive_async(self._session.action("verify", body, deadline_ms))
+        return parity_of(answer, None)
 
     async def close(self) -> None:
         """`Client.close`."""

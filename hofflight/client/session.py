@@ -140,9 +140,23 @@ class Session:
 
         return (yield from self._persist(partial(self._call, ask), self._deadline_s(None)))
 
-    def action(self, name: str, body: dict[str, Any]) -> Steps[dict[str, Any]]:
+    def training_data(self, ticket: dict[str, Any], deadline_ms: int) -> Steps[pa.Table]:
+        """The table of a training ticket."""
+        data = json.dumps(ticket).encode()
+
+        def ask(left_s: float) -> pa.Table:
+            from pyarrow import flight
+
+            options = self.address.options(left_s)
+            return call(self.address, lambda c: c.do_get(flight.Ticket(data), options).read_all())
+
+        return (yield from self._persist(partial(self._call, ask), self._deadline_s(deadline_ms)))
+
+    def action(
+        self, name: str, body: dict[str, Any] | bytes, deadline_ms: int | None = None
+    ) -> Steps[dict[str, Any]]:
         """The JSON that an action answers."""
-        data = json.dumps(body).encode() if body else b""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode() if body else b""
 
         def ask(left_s: float) -> dict[str, Any]:
             options = self.address.options(left_s)
@@ -153,7 +167,8 @@ class Session:
                 raise BadMetadata(f"the answer to {name!r} is no JSON: {error}") from error
             return found
 
-        return (yield from self._persist(partial(self._call, ask), self._deadline_s(None)))
+        deadline_s = self._deadline_s(deadline_ms)
+        return (yield from self._persist(partial(self._call, ask), deadline_s))
 
     def close(self) -> None:
         """End all streams; whoever still waits gets ConnectionLost."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import msgspec
 
-from hofflight.eventlog.directory import sync_directory
+from hofflight.eventlog.directory import sync_path
 from hofflight.observe.events import Events
 from hofflight.transform.state_codec import dump_key, load_key
 
@@ -82,13 +82,25 @@ class SnapshotWriter:
             os.fsync(self._file.fileno())
             self._file.close()
             self._temporary.rename(self._path)
-            sync_directory(self._path.parent)
+            sync_path(self._path.parent)
         except OSError as error:
             self.abandon()
             _events.warning("snapshot_failed", file=self._path.name, error=error.strerror)
             return
         for old in _snapshots(self._path.parent, self._runner.group.version)[KEPT:]:
             old.unlink(missing_ok=True)
+
+
+def write_snapshot(runner: Runner, directory: Path) -> None:
+    """Write a whole snapshot at once, of a runner that nobody works."""
+    writer = SnapshotWriter(runner, directory, number=runner.folded, ids_after=ids_after(directory))
+    writer.step()
+
+
+def oldest_number(directory: Path, version: int) -> int:
+    """Number after which the log is needed even if all but the oldest snapshot are damaged."""
+    kept = _snapshots(directory, version)
+    return int(_number_of(kept[-1]).removesuffix(kept[-1].suffix)) if kept else 0
 
 
 def ids_after(directory: Path) -> int:

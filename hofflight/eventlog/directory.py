@@ -1,4 +1,4 @@
-"""Directories as a store needs them: names that survive a power loss."""
+"""Files and directories as a store needs them: bytes and names that survive a power loss."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    fd = os.open(directory, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Make a file's bytes durable, whoever wrote them, or the names in a directory."""
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import re
 import threading
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from hofflight import limits
 from hofflight.errors import LogCorrupt, StorageFailed
-from hofflight.eventlog.directory import sync_directory
+from hofflight.eventlog.directory import sync_path
 from hofflight.eventlog.frames import (
     MAGIC,
     Frame,
@@ -57,6 +58,11 @@ class LogReader:
             if (match := _SEGMENT.fullmatch(path.name))
         )
 
+    def first_number(self) -> int:
+        """Number of the first entry that was not trimmed, or will be the first there is."""
+        segments = self.segments()
+        return segments[0][1] if segments else 1
+
     def read(self, after: int = 0) -> Iterator[tuple[int, Entry]]:
         """(position, entry) of every entry numbered above `after`.
 
@@ -76,6 +82,17 @@ class LogReader:
             for frame in whole_frames(path, expected):
                 if frame.is_entry and (meta := decode_meta(frame.payload)).number > after:
                     yield _position(ordinal, frame.offset), meta
+
+    def unsealed(self, sealed_to: int) -> tuple[int, int]:
+        """Bytes of segments with entries above a number, and when the first of those arrived.
+
+        (0, 0) when there is none. The open segment counts with the room that it keeps free.
+        """
+        first = next(self.read_meta(sealed_to), None)
+        if first is None:
+            return 0, 0
+        paths = [path for _, path, _ in self._segments_after(sealed_to)]
+        return sum(path.stat().st_size for path in paths), first[1].arrival_us
 
     def entry_at(self, position: int) -> Entry:
         """The entry at a position.
@@ -260,6 +277,22 @@ class LocalLog(LogReader):
         finally:
             os.close(fd)
 
+    def trim(self, through: int) -> int:
+        """Remove whole segments with no entry above `through`; gives how many bytes went.
+
+        The open segment stays. Readers that are at it keep their file, later ones begin after it.
+        """
+        segments = self.segments()
+        removed = 0
+        for (_, _, path), (_, following, _) in pairwise(segments):
+            if following > through + 1:
+                break
+            removed += path.stat().st_size
+            path.unlink()
+        if removed:
+            sync_path(self.directory)
+        return removed
+
     def close(self) -> None:
         """Make everything durable and let go of the file."""
         with self._lock:
@@ -341,7 +374,7 @@ class LocalLog(LogReader):
     def _new_segment(self, first: int) -> Segment:
         path = self.directory / f"{self._ordinal + 1:08d}-{first:019d}.log"
         segment = Segment(path, 0)
-        sync_directory(self.directory)
+        sync_path(self.directory)
         self._ordinal += 1
         self._heads = {}
         return segment

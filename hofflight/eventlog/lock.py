@@ -1,9 +1,10 @@
-"""One writing process per store directory: a lock file with its pid and address."""
+"""Locks: one writing process per store, with its pid and address; one at a time elsewhere."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -11,6 +12,7 @@ import orjson
 from hofflight.errors import StoreLocked
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -48,3 +50,21 @@ def read_holder(path: Path) -> dict[str, Any]:
     except (OSError, orjson.JSONDecodeError):
         return {}
     return holder if isinstance(holder, dict) else {}
+
+
+@contextmanager
+def one_at_a_time(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a lock file; the kernel lets go when the process dies.
+
+    Raises: StoreLocked (HOF-501), another process holds it, without `wait`.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            msg = f"another process is at work on {path.parent.name}"
+            raise StoreLocked(msg, hint="wait for it to end") from None
+        yield
+    finally:
+        os.close(fd)

@@ -154,6 +154,14 @@ class EventLog(Protocol):
         """Number of the last entry; 0 when empty."""
         ...
 
+    def first_number(self) -> int:
+        """Number of the first entry that was not trimmed; 1 when nothing ever was."""
+        ...
+
+    def trim(self, through: int) -> int:
+        """Forget what can be forgotten of the entries up to `through`; gives the bytes freed."""
+        ...
+
     def read(self, after: int = 0) -> Iterator[tuple[int, Entry]]:
         """(position, entry) of every entry with a number greater than `after`, in order.
 

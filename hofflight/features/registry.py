@@ -26,17 +26,19 @@ if TYPE_CHECKING:
 
     from hofflight.features.group import FeatureGroup
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS groups (
     name TEXT, version INTEGER, schema_number INTEGER NOT NULL, definition TEXT NOT NULL,
     source TEXT NOT NULL, code_hash TEXT NOT NULL, input_schema BLOB NOT NULL,
     packages TEXT NOT NULL, module TEXT NOT NULL, created_us INTEGER NOT NULL,
-    PRIMARY KEY (name, version));
+    full_schema BLOB NOT NULL DEFAULT x'', PRIMARY KEY (name, version));
 CREATE TABLE IF NOT EXISTS views (
     name TEXT, version INTEGER, definition TEXT NOT NULL, created_us INTEGER NOT NULL,
     PRIMARY KEY (name, version));
 """
+# What a registry of format 1 lacks; what its versions answer is noted when they are saved again.
+_FROM_1: Final = "ALTER TABLE groups ADD COLUMN full_schema BLOB NOT NULL DEFAULT x''"
 # Whose versions can change what a feature evaluates to.
 _PACKAGES: Final = ("hofflight", "pyarrow", "numpy", "pandas", "polars")
 
@@ -58,6 +60,29 @@ class GroupRecord:
     packages: dict[str, str]
     module: str
     created_us: int
+    full_schema: bytes
+
+    @property
+    def input(self) -> pa.Schema:
+        """The registered input columns."""
+        return pa.ipc.read_schema(pa.py_buffer(self.input_schema))
+
+    @property
+    def full(self) -> pa.Schema | None:
+        """The columns of the group's full row; None in a store of a release that kept no types."""
+        if not self.full_schema:
+            return None
+        return pa.ipc.read_schema(pa.py_buffer(self.full_schema))
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Names of the key columns."""
+        return tuple(json.loads(self.definition)["key"])
+
+    @property
+    def event_time(self) -> str:
+        """Name of the column of event times."""
+        return str(json.loads(self.definition)["event_time"])
 
     @property
     def partition(self) -> str:
@@ -106,6 +131,8 @@ class Registry:
             msg = f"the registry has format {found}, this release reads {FORMAT}"
             raise StoreFormat(msg, hint="upgrade hofflight")
         if not self._read_only:
+            if found == 1:
+                self._db.execute(_FROM_1)
             self._db.executescript(_TABLES)
             self._db.execute(f"PRAGMA user_version = {FORMAT}")
             self._db.commit()
@@ -134,12 +161,17 @@ class Registry:
         with self._lock:
             change = self.plan_group(group)
             _refuse_changed(change, read_only=self._read_only)
+            if (
+                change.state == "unchanged"
+                and not self.group(group.name, group.version).full_schema
+            ):
+                self._note_schema(group)
             if change.state == "created":
                 row = (
                     group.name, group.version, self._schema_number(group),
                     json.dumps(group.definition()), group.source(), group.code_hash(),
                     group.input.serialize().to_pybytes(), json.dumps(package_versions()), module,
-                    created_us,
+                    created_us, group.schema.serialize().to_pybytes(),
                 )  # fmt: skip
                 places = ", ".join("?" * len(row))
                 with self._db:
@@ -211,11 +243,18 @@ class Registry:
             row = self._db.execute(query, (name, wanted)).fetchone()
         return row[0] if row else None
 
+    def _note_schema(self, group: FeatureGroup) -> None:
+        """Add what a format 1 registry did not keep, for a version that is as it was."""
+        row = (group.schema.serialize().to_pybytes(), group.name, group.version)
+        with self._db:
+            self._db.execute(
+                "UPDATE groups SET full_schema = ? WHERE name = ? AND version = ?", row
+            )
+
     def _schema_number(self, group: FeatureGroup) -> int:
         siblings = [g for g in self.groups() if g.name == group.name]
         for sibling in siblings:
-            known = pa.ipc.read_schema(pa.py_buffer(sibling.input_schema))
-            if known.equals(group.input):
+            if sibling.input.equals(group.input):
                 return sibling.schema_number
         return 1 + max((g.schema_number for g in siblings), default=0)
 
@@ -242,7 +281,10 @@ def _refuse_changed(change: Change, *, read_only: bool) -> None:
 
 
 def _group_record(row: tuple[object, ...]) -> GroupRecord:
-    values = dict(zip(GroupRecord.__slots__, row, strict=True))
+    # A format 1 registry that is only read has no last column.
+    values = dict(
+        zip(GroupRecord.__slots__, (*row, b"")[: len(GroupRecord.__slots__)], strict=True)
+    )
     values["packages"] = json.loads(str(values["packages"]))
     return GroupRecord(**values)  # type: ignore[arg-type]
 

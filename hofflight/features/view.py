@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
-from hofflight.errors import InvalidName, InvalidView, WrongType
+from hofflight.errors import InvalidName, InvalidView, UnknownView, WrongType
 from hofflight.features.expression import unknown_column
 from hofflight.features.group import NAME, FeatureGroup
 
@@ -101,6 +101,26 @@ def implicit_view(group: FeatureGroup) -> View:
     """`g.*` under the group's own name and version."""
     columns = tuple(Feature(group.name, group.version, column) for column in group.schema.names)
     return View(group.name, group.version, columns)
+
+
+def find_view(
+    name: str,
+    version: int | None,
+    declared: Sequence[View],
+    group_of: Callable[[str, int | None], FeatureGroup],
+) -> View:
+    """The view of that name among those declared, or a group's implicit one; None: the newest.
+
+    Raises: UnknownView (HOF-201), from `group_of` too.
+    """
+    versions = {view.version: view for view in declared if view.name == name}
+    if not versions:
+        return implicit_view(group_of(name, version))
+    wanted = max(versions) if version is None else version
+    if wanted not in versions:
+        msg = f"view {name!r} has the versions {sorted(versions)}, not {version}"
+        raise UnknownView(msg)
+    return versions[wanted]
 
 
 def declare_view(

@@ -13,12 +13,15 @@ from hofflight.server import discovery
 from hofflight.server.echo import ECHO_PATH, echo
 from hofflight.server.opening import read_descriptor, view_of
 from hofflight.server.status import abort, incident
+from hofflight.server.streams import WRITING
 from hofflight.wire import flight_pb2 as pb
+from hofflight.wire.ipc import encode_batch, encode_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from hofflight.server.exchange import Exchange
+    from hofflight.server.offline_process import OfflineProcess
     from hofflight.server.shared import Shared
 
     Method = Callable[[Any, Any, Any], Coroutine[Any, Any, Any]]
@@ -28,6 +31,8 @@ _ACTIONS: Final = {
     "health": "Whether the server takes requests; JSON.",
     "describe": 'Views with columns and types; JSON. Body: nothing, or {"view": "name"}.',
     "metrics": "Counters since the start.",
+    "verify": 'Served against replayed; JSON. Body: {"view": "name"}, since, sample, explain.',
+    "label": "Keep labels; JSON. Body: msgpack of view, version and table, an Arrow IPC file.",
 }
 
 
@@ -53,8 +58,15 @@ def _answering(method: Method) -> Method:
 class FlightService:
     """The methods that gRPC calls, all on the loop's thread."""
 
-    def __init__(self, shared: Shared, exchange: Exchange, metrics: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        exchange: Exchange,
+        metrics: Callable[[], bytes],
+        offline: OfflineProcess | None = None,
+    ) -> None:
         self.shared = shared
+        self._offline = offline
         self._exchange = exchange
         self._metrics = metrics
 
@@ -100,7 +112,7 @@ class FlightService:
 
     @_answering
     async def DoAction(self, request: Any, context: Any) -> None:
-        """`health`, `describe` or `metrics`."""
+        """One of `_ACTIONS`."""
         if request.type == "health":
             state = "SERVING" if self.shared.streams.ending is None else "DRAINING"
             body = orjson.dumps({"status": state})
@@ -108,10 +120,35 @@ class FlightService:
             body = discovery.describe(request.body, self.shared.worker.views())
         elif request.type == "metrics":
             body = self._metrics()
+        elif request.type in ("verify", "label"):
+            run = getattr(self._offline_or_refused(), request.type)
+            body = await run(request.body)
         else:
             msg = f"action {request.type[:100]!r} is not served"
             raise NotSupported(msg, hint="one of " + ", ".join(_ACTIONS))
         await context.write(pb.Result(body=body))
+
+    @_answering
+    async def DoGet(self, request: Any, context: Any) -> None:
+        """A training table: its schema, then its batches."""
+        stream = self.shared.streams.enter(context)
+        try:
+            async with self._offline_or_refused().train(request.ticket) as (schema, batches):
+                stream.state = WRITING
+                head = encode_schema(schema)
+                await context.write(pb.FlightData(data_header=head).SerializeToString())
+                for batch in batches:
+                    head, rows = encode_batch(batch)
+                    data = pb.FlightData(data_header=head, data_body=rows)
+                    await context.write(data.SerializeToString())
+                    stream.written += 1
+        finally:
+            self.shared.streams.leave(stream)
+
+    def _offline_or_refused(self) -> OfflineProcess:
+        if self._offline is None:
+            raise NotSupported("this server serves no offline verbs")
+        return self._offline
 
     @_answering
     async def ListActions(self, _: Any, context: Any) -> None:
@@ -121,7 +158,7 @@ class FlightService:
 
     @_answering
     async def NotServed(self, _: Any, context: Any) -> None:
-        """Handshake, DoGet and PollFlightInfo."""
+        """Handshake and PollFlightInfo."""
         msg = "this Flight method is not served"
         raise NotSupported(msg, hint="DoExchange answers requests, GetFlightInfo describes a view")
 
@@ -148,6 +185,6 @@ def handlers_of(service: FlightService) -> Any:
         "DoAction": stream(service.DoAction, pb.Action.FromString, result),
         "ListActions": stream(service.ListActions, pb.Empty.FromString, action_type),
         "Handshake": both(service.NotServed),
-        "DoGet": stream(service.NotServed),
+        "DoGet": stream(service.DoGet, pb.Ticket.FromString),
         "PollFlightInfo": both(service.NotServed),
     })  # fmt: skip

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hofflight.eventlog.protocol import Worker
+    from hofflight.server.offline_process import OfflineProcess
     from hofflight.settings import ServerSettings
 
 _WARNING_EVERY_S: Final = 60.0
@@ -54,14 +55,16 @@ class FlightServer:
     """Serves a worker's views over Arrow Flight.
 
     new_id: 16 random bytes. metrics: the body of the `metrics` action; JSON of `stats` if None.
+    offline: who makes training data and parity; without, those are refused.
     Thread: all methods on the loop that `start` ran on.
     """
 
     def __init__(
         self, worker: Worker, settings: ServerSettings, *, clock: Clock | None = None,
         new_id: Callable[[], bytes] | None = None, log: Any = None,
-        metrics: Callable[[], bytes] | None = None,
+        metrics: Callable[[], bytes] | None = None, offline: OfflineProcess | None = None,
     ) -> None:  # fmt: skip
+        self._offline = offline
         self.stats = ServerStats()
         self._worker = worker
         self._settings = settings
@@ -136,7 +139,7 @@ class FlightServer:
         )  # fmt: skip
         batcher = MicroBatcher(submit_guarded(shared), asyncio.get_running_loop().call_soon)
         exchange = Exchange(shared, batcher, Replies())
-        return FlightService(shared, exchange, self._metrics)
+        return FlightService(shared, exchange, self._metrics, self._offline)
 
     async def _add_standard_services(self) -> None:
         self._health = health.aio.HealthServicer()

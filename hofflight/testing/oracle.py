@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hofflight.features.expression import (
     ARITHMETIC,
@@ -24,9 +24,9 @@ from hofflight.features.expression import (
     Call,
     Column,
     Expression,
-    Literal,
     kind_of,
 )
+from hofflight.features.expression import Literal as Constant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -58,10 +58,12 @@ def replay(
     rows: Sequence[Mapping[str, object]],
     *,
     places: Iterable[int] | None = None,
+    as_of: Literal["arrival", "event"] = "arrival",
 ) -> list[OracleRow]:
     """The answer to every row, or to the rows at `places` alone, which spares time on long input.
 
-    Rows: one out per row (or place), same order.
+    Rows: one out per row (or place), same order. `as_of="event"`: as if every row that was not
+    late had been there from the start.
     """
     keys = [tuple(row[name] for name in group.key) for row in rows]
     times: list[Any] = [row[group.event_time] for row in rows]
@@ -72,11 +74,11 @@ def replay(
         if late[r]:
             answers.append(OracleRow(late=True, windows=dict.fromkeys(group.windows), overflow=_NO))
             continue
-        visible = visible_rows(r, keys, times, late)
+        visible = visible_rows(r, keys, times, late, as_of)
         windows: dict[str, object] = {}
         overflow = set()
         for name, window in group.windows.items():
-            framed = frame_rows(window.frame, visible, times)
+            framed = frame_rows(window.frame, visible, times, r)
             taken = [rows[s] for s in framed if chosen[name][s]]
             values = taken if window.column is None else cleaned(s[window.column] for s in taken)
             windows[name] = aggregated(window, values)
@@ -111,19 +113,25 @@ def where_rows(
 
 
 def visible_rows(
-    r: int, keys: Sequence[object], times: Sequence[int], late: Sequence[bool]
+    r: int,
+    keys: Sequence[object],
+    times: Sequence[int],
+    late: Sequence[bool],
+    as_of: Literal["arrival", "event"] = "arrival",
 ) -> list[int]:
-    """V(r): same key, not late, s.ts <= r.ts and s.seq <= r.seq, by (ts, seq); r is the last."""
-    visible = [
-        s for s in range(r + 1) if keys[s] == keys[r] and not late[s] and times[s] <= times[r]
-    ]
+    """V(r): same key, not late, s.ts <= r.ts and s.seq <= r.seq, by (ts, seq); r is the last.
+
+    As of the event the bound on seq is dropped: ties that came later follow r.
+    """
+    arrived = range(r + 1) if as_of == "arrival" else range(len(keys))
+    visible = [s for s in arrived if keys[s] == keys[r] and not late[s] and times[s] <= times[r]]
     return sorted(visible, key=lambda s: (times[s], s))
 
 
-def frame_rows(frame: Frame, visible: Sequence[int], times: Sequence[int]) -> list[int]:
+def frame_rows(frame: Frame, visible: Sequence[int], times: Sequence[int], r: int) -> list[int]:
     """The rows of V(r) in the frame; without the own row, r is taken out once the frame is cut."""
     found = _frame_with_own_row(frame, visible, times)
-    return found if frame.own_row else [s for s in found if s != visible[-1]]
+    return found if frame.own_row else [s for s in found if s != r]
 
 
 def _frame_with_own_row(frame: Frame, visible: Sequence[int], times: Sequence[int]) -> list[int]:
@@ -269,7 +277,7 @@ def evaluate(
     """
     if isinstance(expression, Column):
         return row[expression.name]
-    if isinstance(expression, Literal):
+    if isinstance(expression, Constant):
         return expression.value
     assert isinstance(expression, Call)
     args = [evaluate(arg, row, columns) for arg in expression.args]

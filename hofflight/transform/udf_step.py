@@ -66,10 +66,11 @@ def _call(function: Function, what: str, rows: object, context: Context) -> Any:
 
 def with_context(function: Function) -> Function:
     """The function as one of (rows, context), whether it takes the context or not."""
-    return function if _takes_context(function) else lambda rows, _: function(rows)
+    return function if takes_context(function) else lambda rows, _: function(rows)
 
 
-def _takes_context(function: Callable[..., Any]) -> bool:
+def takes_context(function: Callable[..., Any]) -> bool:
+    """Whether the function asks for the context, as `f(rows, ctx)` does."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # a C callable without a signature

@@ -150,6 +150,26 @@ class WindowState:
             if newest is None:
                 del self.keys[key]
 
+    def load_rows(self, key: Key, ts: list[int], values: Sequence[list[Any]]) -> None:
+        """Take in a key's whole history at once, as if each row had been pushed and committed.
+
+        `ts`, and a list of values per series of the plan as `push` takes them: the rows that are
+        not late, at least one, by (ts, arrival). The lists are kept.
+        """
+        state = self.keys[key] = KeyState(self.plan)
+        state.ts, state.max_ts = ts, ts[-1]
+        for series, mine in zip(state.series, values, strict=True):
+            series.values = mine
+            series.has_null = None in mine
+            if series.needs.squares:
+                series.squares = [square_parts(value) for value in mine]
+        for gap, starts in zip(self.plan.sessions, state.session_starts, strict=True):
+            starts.extend(_session_starts(ts, gap))
+        if self.plan.tilings:
+            self._settle(state)
+        if len(ts) >= state.evict_at:
+            self._evict(state)
+
     def mark(self) -> int:
         """How much `undo` would have to leave."""
         return len(self._journal)
@@ -278,6 +298,16 @@ def _tile_runs(ts: list[int], low: int, high: int, tile_us: int) -> Iterator[tup
         end = bisect_left(ts, start + tile_us, low, high) if tile_us else high
         yield start, low, end
         low = end
+
+
+def _session_starts(ts: list[int], gap: int) -> Iterator[int]:
+    """Per row, where its session begins."""
+    start = before = ts[0]
+    for now in ts:
+        if now - before >= gap:
+            start = now
+        before = now
+        yield start
 
 
 def _mend_sessions(ts: list[int], starts: list[int], gap: int, position: int) -> None:

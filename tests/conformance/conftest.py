@@ -1,9 +1,12 @@
 """What a conformance suite runs: the same cases over every implementation there is."""
 
+import pyarrow as pa
 import pytest
 
 import hofflight as hof
 from hofflight.eventlog.local import LocalLog, SyncThread
+from hofflight.replay.transformed import Transformation
+from hofflight.replay.windowed import How, database, windowed
 from hofflight.settings import LogSettings
 
 # --- engines: (group, rows) -> (late, overflowed windows, {column: value}) of each row
@@ -53,18 +56,67 @@ def testing_run(group, rows, directory):
     return [outcome(*one) for one in zip(run.late, run.overflow, plain, strict=True)]
 
 
+def replayed(group, rows, directory, engine):
+    """Served, then replayed from the log; in the order in which they were sent."""
+    with hof.open(directory / "store") as app:
+        app.register(group)
+        for row in rows:
+            app.vector(group.name, row)
+        transformation = Transformation(group)
+        question = transformation.preparation.question
+        parts = [transformation.apply(p.rows) for p in app.offline().history(group.name).parts()]
+        kept = ["_arrival", *question.schema.names, *group.transformed]
+        batches = [part.select(kept) for part in parts]
+        with database(hof.load_settings().replay) as con:
+            found = windowed(con, iter(batches), batches[0].schema, question, How(engine))
+            table = pa.Table.from_batches(list(found)).sort_by("_seq")
+    batch = table.combine_chunks().to_batches()[0]
+    columns = {name: batch.column(name) for name in (*group.transformed, *group.windows)}
+    columns |= transformation.derive(batch)
+    late, sums = batch.column("_late").to_pylist(), question.sums_integers
+    overflow = [[name for name in sums if row[f"_overflow_{name}"]] for row in batch.to_pylist()]
+    plain = pa.table(columns).to_pylist()
+    return [outcome(*one) for one in zip(late, overflow, plain, strict=True)]
+
+
+def duckdb_replay(group, rows, directory):
+    return replayed(group, rows, directory, "duckdb")
+
+
+def kernel_replay(group, rows, directory):
+    return replayed(group, rows, directory, "kernel")
+
+
 ENGINES = {
     "embedded one row at a time": embedded_rows,
     "embedded batches": embedded_batches,
     "embedded with a restart before each row": embedded_restarts,
     "testing.run": testing_run,
+    "kernel replay": kernel_replay,
+    "duckdb replay": duckdb_replay,
 }
+
+
+# DuckDB adds floats its own way: equal within 1e-12 of the sum of |x|, which these cases bound.
+TOLERANCES = {duckdb_replay: 1e-12}
+
+
+class Engine:
+    """Answers rows with a group; `tolerance` 0: to the bit."""
+
+    def __init__(self, answer, directory):
+        self._answer = answer
+        self._directory = directory
+        self.tolerance = TOLERANCES.get(answer, 0)
+
+    def __call__(self, group, rows):
+        return self._answer(group, rows, self._directory)
 
 
 @pytest.fixture(params=ENGINES.values(), ids=ENGINES.keys())
 def engine(request, tmp_path):
-    """Answers rows with a group; a new store for each test."""
-    return lambda group, rows: request.param(group, rows, tmp_path)
+    """Every engine there is; a new store for each test."""
+    return Engine(request.param, tmp_path)
 
 
 # --- logs -----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 import hofflight as hof
-from hofflight.engine.app import App
+from hofflight.app import App
 
 S = 1_000_000
 INPUT = {"card": pa.int64(), "ts": hof.TIMESTAMP, "x": pa.int64()}

@@ -181,10 +181,10 @@ def test_a_newer_format_is_refused(path):
     with closing(Registry(path)):
         pass
     with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 3")
 
     for read_only in (True, False):
-        with pytest.raises(StoreFormat, match=r"HOF-503.*format 2.*upgrade"):
+        with pytest.raises(StoreFormat, match=r"HOF-503.*format 3.*upgrade"):
             Registry(path, read_only=read_only)
 
 

@@ -1,4 +1,4 @@
-"""`hof.open`: the engine called in this process, without any network."""
+"""`hof.open`: a store's verbs in this process: serve without any network, train, verify."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from hofflight.wire.vector import Vector, vector_of
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from hofflight.clock import Clock
     from hofflight.engine.embedded import Engine
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
     from hofflight.features.group import FeatureGroup
     from hofflight.features.registry import GroupRecord
     from hofflight.features.view import View
+    from hofflight.replay.offline import Offline
+    from hofflight.replay.prepared import AsOf
+    from hofflight.replay.seal import SealReport
+    from hofflight.replay.span import Moment, Split
+    from hofflight.replay.training import TrainingReport
+    from hofflight.replay.windowed import EngineName
+    from hofflight.wire.parity import Parity
     from hofflight.wire.rows import Rows
 
 
@@ -41,10 +49,14 @@ class App:
         engine: Engine,
         clock: Clock,
         *,
+        path: Path,
+        offline: Callable[[], Offline],
         announce: Callable[[str], None],
         on_close: Callable[[], None],
     ) -> None:
         self.engine = engine
+        self.path = path
+        self.offline = offline
         self.announce = announce
         self._clock = clock
         self._on_close = on_close
@@ -127,6 +139,109 @@ class App:
         self._ask(served, batch, None, request_id, store=True, wants_answer=False)
         return batch.num_rows
 
+    def training_data(
+        self,
+        view: str,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        *,
+        labels: Any = None,
+        as_of: AsOf = "arrival",
+        split: Split | None = None,
+        version: int | None = None,
+        engine: EngineName = "auto",
+        ids: bool = False,
+    ) -> pa.Table:
+        """The vectors of a view as they were served, replayed from the log, with labels.
+
+        Rows: those with start <= event time < end, by (event time, arrival). Columns: the view's,
+        then its labels (null where unknown), then `split`. `hof.report_of(table)` is its report.
+
+        Args:
+            view: a view's name, or a feature group's for all of that group's columns.
+            start: a datetime with a time zone, a date (its first moment, UTC), ISO 8601 text, or
+                microseconds since 1970; None: from the beginning.
+            end: the first moment that is left out; None: up to the end.
+            labels: a file, a table, a frame or rows; those that `label` took without.
+            as_of: "arrival", what was known then; "event", history as corrected by late arrivals.
+            split: `{"train": 0.8, "test": 0.2}`, or `{"validation": "2026-05-01", "test":
+                "2026-06-01"}`; with "gap" also a duration before each part that is left out.
+            version: of the view; the newest without.
+            engine: "duckdb", "kernel", or "auto" for what fits.
+            ids: `request_id`, `row` and `late` before the view's columns.
+
+        Raises:
+            BadRange: HOF-215. BadLabels: HOF-214. UnknownView: HOF-201. CodeNotLoaded: HOF-504.
+            SealDamaged: HOF-506.
+        """
+        self._require_open()
+        ask = _ask(start, end, labels, as_of, split, engine, ids)
+        return self.offline().training_data(view, version, ask)
+
+    def write_training_data(
+        self,
+        path: str | Path,
+        view: str,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        *,
+        labels: Any = None,
+        as_of: AsOf = "arrival",
+        split: Split | None = None,
+        version: int | None = None,
+        engine: EngineName = "auto",
+        ids: bool = False,
+    ) -> TrainingReport:
+        """`training_data` into a .parquet or .arrow file: as much as the disk holds, not memory."""
+        from pathlib import Path
+
+        self._require_open()
+        ask = _ask(start, end, labels, as_of, split, engine, ids)
+        return self.offline().write_training_data(Path(path), view, version, ask)
+
+    def label(self, view: str, labels: Any, *, version: int | None = None) -> int:
+        """Keep what became of a view's events; gives how many rows of labels came.
+
+        `labels`: a file, a table, a frame or rows, with `request_id` (and `row`) or the key and the
+        event time, and one or more of the view's labels. The newest load of a column wins.
+
+        Raises: BadLabels (HOF-214).
+        """
+        self._require_open()
+        return self.offline().label(view, version, labels)
+
+    def verify(
+        self,
+        view: str,
+        since: Moment | None = None,
+        sample: float | None = None,
+        *,
+        version: int | None = None,
+        changed_code: bool = False,
+    ) -> Parity:
+        """Compare every answer of a view with what DuckDB makes of the log.
+
+        `since`: only what arrived from then on. `sample`: only this share of the keys. With
+        `changed_code` the code given may be another than the one that served.
+
+        Raises: CodeChanged (HOF-507), BadRange (HOF-215), UnknownView (HOF-201).
+        """
+        self._require_open()
+        return self.offline().verify(
+            view, version, since=since, sample=sample, changed_code=changed_code
+        )
+
+    def seal(self) -> list[SealReport]:
+        """Turn what the logs hold into Parquet, and let them forget what nothing needs any more.
+
+        Raises: StoreLocked (HOF-501), another process is sealing.
+        """
+        self._require_open()
+        offline = self.offline()
+        reports = [offline.seal(stream) for stream in self.engine.streams()]
+        self.engine.trim(offline.sealed_to)
+        return reports
+
     def close(self) -> None:
         """Finish what is under way, write snapshots and let go of the store."""
         if not self._closed:
@@ -161,6 +276,14 @@ class App:
             error = by_code().get(meta.code, HofError)
             raise error(meta.error, hint=meta.hint, retry_after_ms=meta.retry_after_ms)
         return answer
+
+
+def _ask(
+    start: Any, end: Any, labels: Any, as_of: Any, split: Any, engine: Any, ids: bool
+) -> Any:  # fmt: skip
+    from hofflight.replay.offline import Ask
+
+    return Ask(start, end, labels, as_of, split, engine, ids)
 
 
 def _new_id() -> bytes:

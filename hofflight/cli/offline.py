@@ -1,0 +1,274 @@
+"""`hof train`, `label`, `verify` and `backfill`: what is done with a log besides serving."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+import typer
+
+from hofflight.cli.modules import collect
+from hofflight.cli.options import Json, Modules, Store
+from hofflight.cli.output import note, print_json, print_table, progress
+from hofflight.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hofflight.features.group import FeatureGroup
+    from hofflight.replay.offline import Offline
+    from hofflight.replay.training import TrainingReport
+    from hofflight.wire.parity import Explanation, Parity
+
+View = Annotated[
+    str, typer.Argument(metavar="VIEW[@VERSION]", help="A view, or a group for all its columns.")
+]
+Start = Annotated[
+    str | None, typer.Option("--from", metavar="TIME", help="Event times from here on.")
+]
+_SHOWN_MAX = 5
+
+
+def train(
+    view: View,
+    *,
+    store: Store,
+    modules: Modules = "",
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help=".parquet or .arrow")],
+    start: Start = None,
+    end: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="Event times before this.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", metavar="FILE", help="In place of loaded labels.")
+    ] = None,
+    as_of: Annotated[
+        str, typer.Option("--as-of", metavar="arrival|event", help="What was known, or corrected.")
+    ] = "arrival",
+    split: Annotated[
+        str | None,
+        typer.Option("--split", metavar="JSON", help='Such as {"train": 0.8, "test": 0.2}.'),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="duckdb|kernel|auto", help="What fits, by default.")
+    ] = "auto",
+    ids: Annotated[
+        bool, typer.Option("--ids", help="Add request_id, row and late before the features.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Write a view's vectors as they were served, with labels, for training."""
+    from hofflight.assemble import read_offline
+    from hofflight.replay.offline import Ask
+
+    ask = Ask(start, end, labels, as_of, _split(split), engine, ids)  # type: ignore[arg-type]
+    name, version = named(view)
+    with (
+        read_offline(store, [group for _, group in collect(modules)]) as (offline, _),
+        progress(f"training {name}", rows_of(offline, name, version)) as advance,
+    ):
+        report = offline.write_training_data(out, name, version, ask, advance)
+    _show_report(report, out, json=json)
+
+
+def label(
+    view: View,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Parquet, CSV, JSON lines, Arrow.")],
+    *,
+    store: Store,
+    json: Json = False,
+) -> None:
+    """Keep labels of a view's rows, by request_id (and row) or by key and event time."""
+    from hofflight.assemble import read_offline
+
+    name, version = named(view)
+    with read_offline(store) as (offline, _):
+        rows = offline.label(name, version, file)
+    if json:
+        print_json({"view": name, "rows": rows})
+    else:
+        print(f"{rows} rows of labels of {name}")
+
+
+def verify(
+    view: View,
+    *,
+    store: Store,
+    modules: Modules = "",
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="Only what arrived from then on.")
+    ] = None,
+    sample: Annotated[
+        float | None, typer.Option("--sample", metavar="SHARE", help="Only this share of the keys.")
+    ] = None,
+    changed_code: Annotated[
+        bool, typer.Option("--changed-code", help="Compare though the code is not what served.")
+    ] = False,
+    request: Annotated[
+        str | None, typer.Option("--explain", metavar="REQUEST_ID", help="Show one request.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Compare every answer with what DuckDB makes of the log; exit 1 on any difference."""
+    from hofflight.assemble import read_offline
+
+    name, version = named(view)
+    with read_offline(store, [group for _, group in collect(modules)]) as (offline, _):
+        with progress(f"verifying {name}", rows_of(offline, name, version)) as advance:
+            parity = offline.verify(
+                name, version, since=since, sample=sample, changed_code=changed_code,
+                progress=advance,
+            )  # fmt: skip
+        wanted = [request] if request else [d.request_id for d in parity.worst[:1]]
+        explained = [found for id_ in wanted for found in parity.explain(id_)]
+    if json:
+        print_json({**parity.to_dict(), "explained": [asdict(e) for e in explained]})
+    else:
+        show_parity(parity)
+        for explanation in explained:
+            _show_explanation(explanation)
+    if parity.mismatches:
+        raise typer.Exit(1)
+
+
+def backfill(
+    group: Annotated[str, typer.Argument(metavar="GROUP[@VERSION]", help="A registered group.")],
+    *,
+    store: Store,
+    modules: Modules = "",
+    mapping: Annotated[
+        str | None,
+        typer.Option(
+            "--map", metavar="MODULE:FUNCTION", help="Old raw batches to this version's input."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Compute a group version's windows from history, so that it serves warm at once."""
+    from hofflight.assemble import backfill_group, read_offline
+
+    chosen = _group(group, modules)
+    function = _function(mapping) if mapping else None
+    with read_offline(store) as (offline, _):
+        rows = offline.rows_for(chosen)
+    with progress(f"backfilling {group}", rows) as advance:
+        done = backfill_group(store, chosen, mapping=function, progress=advance)
+    if json:
+        print_json(done)
+    else:
+        print(f"{group}: {done['keys']} keys, after record {done['number']}")
+
+
+def verified(store: Path, groups: Sequence[FeatureGroup], view: str) -> dict[str, Any]:
+    """Parity of a store that a demo filled, as `parity_rows`, `parity_mismatches`, ..."""
+    from hofflight.assemble import read_offline
+
+    with (
+        read_offline(store, groups) as (offline, _),
+        progress("verifying", rows_of(offline, view, None)) as advance,
+    ):
+        parity = offline.verify(view, progress=advance)
+    return {
+        "parity_rows": parity.rows,
+        "parity_mismatches": parity.mismatches,
+        "parity_by_feature": parity.by_feature,
+        "parity_seconds": parity.seconds,
+    }
+
+
+def named(text: str) -> tuple[str, int | None]:
+    """Name and version of `name` or `name@2`.
+
+    Raises: SettingsError (HOF-601).
+    """
+    name, at, version = text.partition("@")
+    if at and not (version.isdigit() and int(version)):
+        msg = f"{text!r} is no NAME or NAME@VERSION"
+        raise SettingsError(msg)
+    return name, int(version) if at else None
+
+
+def _group(text: str, modules: str) -> FeatureGroup:
+    """The group of that name among the modules'; its newest version without one.
+
+    Raises: SettingsError (HOF-601).
+    """
+    name, version = named(text)
+    found = [
+        group for _, group in collect(modules)
+        if group.name == name and version in (None, group.version)
+    ]  # fmt: skip
+    if not found:
+        msg = f"{modules or 'no module'} holds no group {text}"
+        raise SettingsError(msg, hint="add --modules MODULE")
+    return max(found, key=lambda group: group.version)
+
+
+def rows_of(offline: Offline, view: str, version: int | None) -> int:
+    """How many rows the log of a view has, for a progress bar."""
+    group, number = offline.group_of_view(view, version)
+    return offline.history(group, number).extent().rows
+
+
+def show_parity(parity: Parity) -> None:
+    """The one line that matters, and below it what differs."""
+    print(parity_line(parity))
+    for text in parity.notes:
+        note(text)
+    if parity.by_feature:
+        print_table("Differences", ("feature", "rows"), list(parity.by_feature.items()))
+        for difference in parity.worst[:_SHOWN_MAX]:
+            print(difference)
+
+
+def parity_line(parity: Parity) -> str:
+    """What was compared, in a line."""
+    return (
+        f"parity: {parity.rows} answers of {parity.view}@{parity.version} replayed by DuckDB, "
+        f"{parity.mismatches} mismatches, {parity.unserved} unserved; {parity.seconds:.1f} s"
+    )
+
+
+def _show_explanation(found: Explanation) -> None:
+    title = f"request {found.request_id} row {found.row}" + (", late" if found.late else "")
+    rows = [(n, f["served"], f["replayed"], f["equal"]) for n, f in found.features.items()]
+    print_table(title, ("feature", "served", "replayed", "equal"), rows)
+    for name, window in found.windows.items():
+        if not found.features[name]["equal"]:
+            columns = list(dict.fromkeys(key for event in window["events"] for key in event))
+            events = [[event[column] for column in columns] for event in window["events"]]
+            print_table(f"{name} = {window['window']}", columns, events)
+
+
+def _show_report(report: TrainingReport, out: Path, *, json: bool) -> None:
+    if json:
+        print_json({"file": out.name, **asdict(report)})
+        return
+    print_table(out.name, ("what", "value"), list(asdict(report).items()))
+
+
+def _split(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        msg = f"--split is no JSON: {error}"
+        raise SettingsError(msg, hint="""--split '{"train": 0.8, "test": 0.2}'""") from error
+    if not isinstance(found, dict):
+        msg = "--split takes a JSON object"
+        raise SettingsError(msg)
+    return found
+
+
+def _function(target: str) -> Any:
+    from hofflight.cli.modules import import_named
+
+    module, _, name = target.partition(":")
+    function = getattr(import_named(module), name, None) if name else None
+    if not callable(function):
+        msg = f"--map takes MODULE:FUNCTION, {target!r} names none"
+        raise SettingsError(msg)
+    return function

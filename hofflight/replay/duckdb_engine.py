@@ -1,0 +1,97 @@
+"""A DuckDB that can reach nothing but what it is handed, and windows asked of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from hofflight import limits
+from hofflight.errors import TieLimit
+from hofflight.replay.plain_columns import retyped
+from hofflight.replay.prepared import SEQ, answer_schema
+from hofflight.replay.to_sql import MACROS, Sql, quoted
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from hofflight.replay.prepared import AsOf, Question
+
+_RELATIONS = ("answers", "plain", "visible", "timed")
+
+
+def open_duckdb(
+    *, memory_mib: int | None = None, threads: int | None = None, spill: Path | None = None
+) -> duckdb.DuckDBPyConnection:
+    """A database in memory: no files, no network, no extensions, and no way to change that.
+
+    What does not fit into `memory_mib` is spilled to the folder `spill`, or fails without one.
+    """
+    config: dict[str, Any] = {
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "temp_directory": "" if spill is None else str(spill),
+        # Rows are found again by `_seq`; keeping their order would cost memory.
+        "preserve_insertion_order": "false",
+    }
+    if memory_mib is not None:
+        config["memory_limit"] = f"{memory_mib}MiB"
+    if threads is not None:
+        config["threads"] = str(threads)
+    con = duckdb.connect(":memory:", config=config)
+    con.execute("SET TimeZone = 'UTC'")
+    con.execute("SET enable_progress_bar = false")
+    con.execute("SET enable_external_access = false")
+    con.execute("SET lock_configuration = true")
+    return con
+
+
+class SqlEngine:
+    """Windows by DuckDB. `tolerances`: a column `_scale_NAME` beside each float that it sums."""
+
+    def __init__(
+        self, question: Question, as_of: AsOf = "arrival", *, tolerances: bool = False
+    ) -> None:
+        self._question = question
+        self._as_of = as_of
+        self._tolerances = tolerances
+
+    def answer(self, con: duckdb.DuckDBPyConnection, source: str) -> str:
+        """Answer the prepared rows of a relation, in any order; gives the name of the answers.
+
+        Columns: `answer_schema`, times and dates as integers, then the tolerances.
+        Raises: TieLimit (HOF-210).
+        """
+        sql = Sql(self._question, self._as_of, source, tolerances=self._tolerances)
+        con.execute(MACROS)
+        for name in _RELATIONS:
+            con.execute(f"DROP TABLE IF EXISTS {name}")
+        con.execute(f"CREATE TABLE timed AS {sql.timed()}")
+        backward, late = _one(con, "SELECT bool_or(backward), bool_or(late) FROM timed")
+        con.execute(f"CREATE TABLE visible AS {sql.visible(in_order=not backward)}")
+        (ties,) = _one(con, "SELECT max(tie) FROM visible")
+        if ties is not None and ties >= limits.ties_max:
+            msg = f"a key has more than {limits.ties_max} rows in one microsecond"
+            raise TieLimit(msg, hint='replay it with engine="kernel"')
+        con.execute(f"CREATE TABLE plain AS {sql.plain()}")
+        (odd,) = _one(con, "SELECT bool_or(odd) FROM plain")
+        answers = sql.answers(some_odd=bool(odd), some_late=bool(late))
+        con.execute(f"CREATE TABLE answers AS {answers}")
+        return "answers"
+
+    def table(self, con: duckdb.DuckDBPyConnection, source: str) -> pa.Table:
+        """The same as Arrow, in exactly `answer_schema` and the tolerances, by `_seq`."""
+        import pyarrow as pa
+
+        answers = con.sql(f"SELECT * FROM {quoted(self.answer(con, source))} ORDER BY {SEQ}")
+        schema = answer_schema(self._question)
+        scales = [(n, pa.float64()) for n in answers.columns if n.startswith("_scale_")]
+        wanted = pa.schema([*schema, *scales])
+        batches = [retyped(batch, wanted) for batch in answers.to_arrow_table().to_batches()]
+        return pa.Table.from_batches(batches, wanted)
+
+
+def _one(con: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
+    return con.execute(query).fetchone() or ()

@@ -1,0 +1,267 @@
+"""Sums of many ranges of numbers, exact, so that they are rounded once: what `math.fsum` gives.
+
+A float is an integer times a power of two. All of a chunk are written as multiples of one power of
+two, the lowest bit that any of them has, and cut into limbs of some 40 bits. The prefix sums of a
+limb are integers, so a range's is a difference, and nothing was ever rounded: two limbs for money,
+fifty for 1e308 beside 5e-324, and no case in which it is only nearly right.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+Bits = np.ndarray[Any, np.dtype[np.uint64]]
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+# (magnitude, shift): the number is magnitude << shift.
+Term = tuple[Bits, Ints]
+
+LIMB_BITS: Final = 40
+MANTISSA_BITS: Final = 53
+WORD_BITS: Final = 64
+_HALF: Final = np.uint64(32)
+_HALF_MASK: Final = np.uint64(0xFFFFFFFF)
+
+
+class Limbs:
+    """Prefix sums of signed integers of any size, each the sum of its terms."""
+
+    def __init__(self, sign: Ints, terms: Sequence[Term]) -> None:
+        rows = len(sign)
+        # A limb of a sum stays below rows * 2^bits: 2^62 at most.
+        self.bits = min(LIMB_BITS, 62 - max(1, rows).bit_length())
+        top = max((_top_bit(*term) for term in terms), default=0)
+        self.count = max(1, -(-top // self.bits))
+        self._prefix = np.zeros((self.count, rows + 1), np.int64)
+        for limb in range(self.count):
+            part = sum((self._cut(term, limb) for term in terms), np.zeros(rows, np.int64))
+            np.cumsum(part * sign, out=self._prefix[limb, 1:])
+
+    def _cut(self, term: Term, limb: int) -> Ints:
+        """The bits of a term that lie in a limb."""
+        magnitude, shift = term
+        left = shift - limb * self.bits
+        mask = np.uint64((1 << self.bits) - 1)
+        up = np.clip(left, 0, WORD_BITS - 1).astype(np.uint64)
+        down = np.clip(-left, 0, WORD_BITS - 1).astype(np.uint64)
+        cut = ((magnitude << up) >> down) & mask
+        # Beyond these a shift by a word and more means: no bit of it is here.
+        cut[(left >= self.bits) | (left <= -WORD_BITS)] = 0
+        return cut.astype(np.int64)
+
+    def between(self, low: Ints, high: Ints) -> list[Ints]:
+        """Limbs of the sums of rows [low, high): below 2^bits each but the last, which is signed."""
+        limbs = [prefix[high] - prefix[low] for prefix in self._prefix]
+        return _carried(limbs, self.bits)
+
+    def integers(self, low: Ints, high: Ints) -> list[int]:
+        """The sums as Python integers."""
+        limbs = self.between(low, high)
+        total = limbs[-1].astype(object)
+        for limb in reversed(limbs[:-1]):
+            total = (total << self.bits) + limb
+        return list(total)
+
+
+class FloatSums:
+    """Sums, means and variances of ranges of doubles; what is not valid counts as nothing."""
+
+    def __init__(self, values: Floats, valid: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
+        finite = valid & np.isfinite(values)
+        self._infinite = [_prefix_count(valid & (values == sign)) for sign in (np.inf, -np.inf)]
+        self._has_infinite = bool(self._infinite[0][-1] or self._infinite[1][-1])
+        fractions, exponents = np.frexp(np.where(finite, values, 0.0))
+        numbers = np.ldexp(fractions, MANTISSA_BITS).astype(np.int64)
+        self._sign = np.sign(numbers)
+        magnitude = np.abs(numbers).astype(np.uint64)
+        shift = exponents.astype(np.int64) - MANTISSA_BITS
+        present = magnitude != 0
+        # Trailing zeros go: of whole numbers only their own few bits are left.
+        lowest = magnitude & (~magnitude + np.uint64(1))
+        zeros = np.where(present, np.frexp(lowest.astype(np.float64))[1] - 1, 0)
+        self._magnitude = magnitude >> zeros.astype(np.uint64)
+        shift = shift + zeros
+        self.base = int(shift[present].min()) if present.any() else 0
+        self._shift = np.where(present, shift - self.base, 0)
+        self._limbs = Limbs(self._sign, [(self._magnitude, self._shift)])
+        self._squares: Limbs | None = None
+
+    def sums(self, low: Ints, high: Ints) -> Floats:
+        """Each sum, rounded once; infinities as IEEE has them, NaN where they cancel."""
+        limbs = self._limbs.between(low, high)
+        found = _rounded(limbs, self._limbs.bits, self.base)
+        if self._has_infinite:
+            up, down = (prefix[high] > prefix[low] for prefix in self._infinite)
+            found = np.where(up, np.inf, np.where(down, -np.inf, found))
+            found[up & down] = np.nan
+        return found
+
+    def variances(self, low: Ints, high: Ints, counts: Ints) -> Floats:
+        """Each sample variance, rounded once; NaN of fewer than two values or any infinity."""
+        if self._squares is None:
+            ones = np.ones(len(self._sign), np.int64)
+            self._squares = Limbs(ones, _squared(self._magnitude, self._shift))
+        bad = counts < 2  # noqa: PLR2004 a spread needs two values
+        if self._has_infinite:
+            bad = bad | (self._infinite[0][high] > self._infinite[0][low])
+            bad = bad | (self._infinite[1][high] > self._infinite[1][low])
+        sums, squares = self._limbs.integers(low, high), self._squares.integers(low, high)
+        return _variances(sums, squares, counts, bad, 2 * self.base)
+
+
+class IntegerSums:
+    """Sums, means and variances of ranges of integers; what is not valid counts as nothing."""
+
+    def __init__(self, values: Ints, valid: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
+        numbers = np.where(valid, values, 0).astype(np.int64)
+        self._sign = np.sign(numbers)
+        # The magnitude of the smallest int64 is no int64, but it is a uint64.
+        bits = numbers.view(np.uint64)
+        self._magnitude = np.where(numbers < 0, ~bits + np.uint64(1), bits)
+        self._shift = np.zeros(len(numbers), np.int64)
+        self._limbs = Limbs(self._sign, [(self._magnitude, self._shift)])
+        self._squares: Limbs | None = None
+
+    def sums(self, low: Ints, high: Ints) -> tuple[Ints, np.ndarray[Any, np.dtype[np.bool_]]]:
+        """(sum, whether it leaves int64) of each range."""
+        total, carry = self._low_and_high(low, high)
+        return total, carry != (total >> (WORD_BITS - 1))
+
+    def means(self, low: Ints, high: Ints, counts: Ints) -> Floats:
+        """Each exact quotient, rounded once; NaN of nothing."""
+        total, carry = self._low_and_high(low, high)
+        few = np.maximum(counts, 1)
+        found = total / few
+        # Up to 2^53 both sides of the division are exact doubles, so it rounds once.
+        large = (carry != (total >> (WORD_BITS - 1))) | (np.abs(total) > 1 << MANTISSA_BITS)
+        places = np.flatnonzero(large)
+        if len(places):
+            exact = self._limbs.integers(low[places], high[places])
+            quotients = [t / n for t, n in zip(exact, few[places].tolist(), strict=True)]
+            found[places] = quotients
+        return np.where(counts > 0, found, np.nan)
+
+    def variances(self, low: Ints, high: Ints, counts: Ints) -> Floats:
+        """Each sample variance, rounded once; NaN of fewer than two values."""
+        if self._squares is None:
+            ones = np.ones(len(self._sign), np.int64)
+            self._squares = Limbs(ones, _squared(self._magnitude, self._shift))
+        sums, squares = self._limbs.integers(low, high), self._squares.integers(low, high)
+        return _variances(sums, squares, counts, counts < 2, 0)  # noqa: PLR2004 two values
+
+    def _low_and_high(self, low: Ints, high: Ints) -> tuple[Ints, Ints]:
+        """The low 64 bits of each sum, as int64, and what lies above them."""
+        limbs, bits = self._limbs.between(low, high), self._limbs.bits
+        total = np.zeros(len(low), np.uint64)
+        carry = np.zeros(len(low), np.int64)
+        for place, limb in enumerate(limbs):
+            at = place * bits
+            if at < WORD_BITS:
+                total += limb.view(np.uint64) << np.uint64(at)
+            # What of this limb lies above bit 64; lower limbs carry into it no more.
+            carry = carry + (
+                limb >> (WORD_BITS - at) if at < WORD_BITS else limb << (at - WORD_BITS)
+            )
+        return total.view(np.int64), carry
+
+
+def _top_bit(magnitude: Bits, shift: Ints) -> int:
+    """How many bits the largest number of a term has."""
+    present = magnitude != 0
+    if not present.any():
+        return 0
+    lengths = np.frexp(magnitude[present].astype(np.float64))[1]
+    return int((lengths + shift[present]).max())
+
+
+def _squared(magnitude: Bits, shift: Ints) -> list[Term]:
+    """The squares, from halves of 32 bits: h^2 2^64 + h l 2^33 + l^2."""
+    high, low = magnitude >> _HALF, magnitude & _HALF_MASK
+    twice = 2 * shift
+    return [(high * high, twice + 64), (high * low, twice + 33), (low * low, twice)]
+
+
+def _carried(limbs: list[Ints], bits: int) -> list[Ints]:
+    mask = (1 << bits) - 1
+    for place in range(len(limbs) - 1):
+        limbs[place + 1] = limbs[place + 1] + (limbs[place] >> bits)
+        limbs[place] = limbs[place] & mask
+    return limbs
+
+
+def _rounded(limbs: list[Ints], bits: int, base: int) -> Floats:
+    """The nearest double of each number, ties to even; an infinity past the largest."""
+    if len(limbs) <= 2:  # noqa: PLR2004 a signed word and a limb below it: three exact doubles
+        high = limbs[-1]
+        low = limbs[0] if len(limbs) > 1 else np.zeros_like(high)
+        parts = [high >> 32, high & 0xFFFFFFFF, low]
+        scales = [bits + 32, bits, 0]
+        shift = np.full(len(high), base - (bits if len(limbs) == 1 else 0))
+    else:
+        sign = np.where(limbs[-1] < 0, -1, 1)
+        limbs = _carried([limb * sign for limb in limbs], bits)
+        limbs = _carried([*limbs, np.zeros_like(sign)], bits)
+        parts, scales, shift = _leading(np.stack(limbs), bits, base)
+        parts = [part * sign for part in parts]
+    doubles = [np.ldexp(p.astype(np.float64), s) for p, s in zip(parts, scales, strict=True)]
+    with np.errstate(over="ignore"):
+        return np.ldexp(_sum_of_three(*doubles), shift)
+
+
+def _leading(limbs: Any, bits: int, base: int) -> tuple[list[Ints], list[int], Ints]:
+    """The three limbs from the highest that is not zero, the last one odd if more follows."""
+    count, rows = limbs.shape
+    top = count - 1 - np.argmax(limbs[::-1] != 0, axis=0)
+    top = np.maximum(top, 2)
+    every = np.arange(rows)
+    parts = [limbs[top - down, every] for down in range(3)]
+    below = np.cumsum(limbs != 0, axis=0)
+    sticky = (top > 2) & (below[np.maximum(top - 3, 0), every] > 0)  # noqa: PLR2004
+    parts[2] = parts[2] | sticky
+    return parts, [2 * bits, bits, 0], base + (top - 2) * bits
+
+
+def _sum_of_three(one: Floats, two: Floats, three: Floats) -> Floats:
+    """The exact sum, rounded once to even, as `math.fsum` ends; each is far above the next."""
+    high, rest = _two_sum(one, two)
+    middle, last = _two_sum(rest, three)
+    total, left = _two_sum(high, middle)
+    # `left` is half a step of `total` and `last` goes its way: to even was the wrong way.
+    double = 2.0 * left
+    moved = total + double
+    is_half = (left != 0) & (np.sign(left) == np.sign(last)) & (moved - total == double)
+    return np.where(is_half, moved, total)
+
+
+def _two_sum(one: Floats, two: Floats) -> tuple[Floats, Floats]:
+    """Sum and rounding error, exact (D. E. Knuth, The Art of Computer Programming 2, 4.2.2)."""
+    total = one + two
+    shadow = total - one
+    return total, (one - (total - shadow)) + (two - shadow)
+
+
+def _variances(sums: list[int], squares: list[int], counts: Ints, bad: Any, scale: int) -> Floats:
+    """(n S2 - S1^2) / (n (n - 1)) of integers times 2^(scale/2), by Python's exact division."""
+    up, down = max(scale, 0), max(-scale, 0)
+    found = [
+        math.nan if is_bad else _divided((n * s2 - s1 * s1) << up, (n * (n - 1)) << down)
+        for s1, s2, n, is_bad in zip(sums, squares, counts.tolist(), bad.tolist(), strict=True)
+    ]
+    return np.array(found, np.float64)
+
+
+def _divided(numerator: int, denominator: int) -> float:
+    try:
+        return numerator / denominator
+    except OverflowError:
+        return math.inf
+
+
+def _prefix_count(flags: Any) -> Ints:
+    return np.concatenate((np.zeros(1, np.int64), np.cumsum(flags, dtype=np.int64)))

@@ -1,0 +1,225 @@
+"""The whole history of a log: its sealed segments, then the entries that are not sealed yet.
+
+Reads beside whoever writes, and beside a seal or a trim that happens meanwhile. A batch holds whole
+requests only, so whatever must be judged request by request can be judged batch by batch.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+import pyarrow as pa
+
+from hofflight import limits
+from hofflight.errors import LogCorrupt
+from hofflight.replay.logged import ABOUT, ANSWER, EntryReader
+from hofflight.replay.sealed import in_range
+from hofflight.wire.envelope import OK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from hofflight.eventlog.protocol import Entry, EntryMeta
+    from hofflight.replay.sealed import SealedLog
+
+_LIVE_ROWS: Final = 65_536
+_TRIES_MAX: Final = 5
+
+
+class LiveLog(Protocol):
+    """The part of an event log that replay reads."""
+
+    def read(self, after: int = 0) -> Iterator[tuple[int, Entry]]:
+        """(position, entry) of every entry numbered above `after`."""
+        ...
+
+    def read_meta(self, after: int = 0) -> Iterator[tuple[int, EntryMeta]]:
+        """The same without the rows."""
+        ...
+
+    def segments(self) -> list[tuple[int, int, Path]]:
+        """(ordinal, first number, path) of each segment, in order."""
+        ...
+
+
+class Part(NamedTuple):
+    """Rows of whole requests, all sent to one version of the group."""
+
+    version: int
+    rows: pa.RecordBatch
+
+
+class Void(NamedTuple):
+    """A record that does not count: which, and why."""
+
+    number: int
+    arrival_us: int
+    request_id: bytes
+    code: str
+    error: str
+
+    @property
+    def seq(self) -> int:
+        """Where its first row would be."""
+        return self.number << limits.ROW_BITS
+
+    @property
+    def arrival(self) -> datetime:
+        """When it came, UTC."""
+        return datetime.fromtimestamp(self.arrival_us / 1e6, UTC)
+
+
+class Extent(NamedTuple):
+    """The number of the last entry, and about how many rows there are."""
+
+    last: int
+    rows: int
+
+
+class History:
+    """Every counted row of a log.
+
+    `raw`: the registered input. `full`: per group version the answers' columns; versions that are
+    not in it come without answers.
+    """
+
+    def __init__(
+        self, live: LiveLog, sealed: SealedLog, raw: pa.Schema, full: Mapping[int, pa.Schema]
+    ) -> None:
+        self.live = live
+        self.sealed = sealed
+        self.raw = raw
+        self._full = full
+
+    def extent(self) -> Extent:
+        """How far the history goes now."""
+        manifest = self.sealed.manifest()
+        last, rows = manifest.sealed_to, sum(f.rows for f in manifest.files if f.version)
+        for _, meta in self.live.read_meta(last):
+            last, rows = meta.number, rows + meta.rows
+        return Extent(last, rows)
+
+    def unsealed_rows(self) -> int:
+        """How many rows a seal would find."""
+        return sum(meta.rows for _, meta in self.live.read_meta(self.sealed.manifest().sealed_to))
+
+    def ranges(self, records: int = 65_536) -> Iterator[tuple[int, int]]:
+        """(after, last) of stretches that follow each other: a seal's each, then of `records`."""
+        end, after = self.extent().last, 0
+        for last in sorted({file.last for file in self.sealed.manifest().files}):
+            yield after, last
+            after = last
+        while after < end:
+            yield after, min(after + records, end)
+            after = min(after + records, end)
+
+    def voids(self, after: int, last: int) -> Iterator[Void]:
+        """What was refused of the records `after` + 1 to `last`.
+
+        Raises: SealDamaged (HOF-506), LogCorrupt (HOF-502).
+        """
+        manifest = self.sealed.manifest()
+        for file in manifest.files:
+            if not file.version and file.last > after and file.first <= last:
+                for mark in self.sealed.read_voids(file).to_pylist():
+                    if after < mark["number"] <= last:
+                        yield Void(*(mark[name] for name in Void._fields))
+        for _, meta in self.live.read_meta(max(after, manifest.sealed_to)):
+            if meta.number > last:
+                return
+            if meta.code != OK:
+                yield Void(meta.number, meta.arrival_us, meta.id, meta.code, meta.error)
+
+    def parts(
+        self,
+        after: int = 0,
+        last: int | None = None,
+        *,
+        about: Sequence[str] = ABOUT.names,
+        answers: int | None = None,
+    ) -> Iterator[Part]:
+        """Rows of the records `after` + 1 to `last` (None: all there are), in no order.
+
+        Columns: `about` of `logged.ABOUT`, then the raw ones, then for rows sent to version
+        `answers` their answers.
+        Raises: LogCorrupt (HOF-502), SealDamaged (HOF-506).
+        """
+        end = self.extent().last if last is None else last
+        tries = 0
+        while after < end:
+            before = after
+            for to, part in self._sealed_parts(after, end, about, answers):
+                after = to
+                if part is not None:
+                    yield part
+            for to, part in self._live_parts(after, end, about, answers):
+                after = to
+                if part is not None:
+                    yield part
+            tries = 0 if after > before else tries + 1
+            if tries >= _TRIES_MAX:
+                msg = f"record {after + 1} of {self.sealed.name} is neither in the log nor sealed"
+                raise LogCorrupt(msg, hint="restore the log's segment files")
+
+    def _sealed_parts(
+        self, after: int, end: int, about: Sequence[str], answers: int | None
+    ) -> Iterator[tuple[int, Part | None]]:
+        """(number up to which it read, part) of the sealed files with records of the range."""
+        manifest = self.sealed.manifest()
+        if manifest.sealed_to <= after:
+            return
+        for file in manifest.files:
+            if file.version and file.last > after and file.first <= end:
+                full = self._full.get(file.version)
+                columns = [*about, *self.raw.names]
+                if full is not None and file.version == answers:
+                    columns.append(ANSWER)
+                found = self.sealed.read(file, self.raw, full, ["_seq", *columns])
+                rows = in_range(found, after, end).select(columns)
+                yield after, Part(file.version, rows)
+        yield min(manifest.sealed_to, end), None
+
+    def _live_parts(
+        self, after: int, end: int, about: Sequence[str], answers: int | None
+    ) -> Iterator[tuple[int, Part | None]]:
+        """(number up to which it read, part) of live entries, as far as they follow each other."""
+        readers: dict[int, EntryReader] = {}
+        waiting: list[Entry] = []
+        rows = 0
+        try:
+            for _, entry in self.live.read(after):
+                if entry.meta.number != after + 1 or entry.meta.number > end:
+                    break  # read up to the end; or trimmed since: it is sealed by now
+                after = entry.meta.number
+                waiting.append(entry)
+                rows += entry.meta.rows
+                if rows >= _LIVE_ROWS:
+                    yield from self._decoded(waiting, readers, about, answers)
+                    waiting, rows = [], 0
+        except FileNotFoundError:
+            pass  # trimmed while it was read: what is missing is sealed by now
+        yield from self._decoded(waiting, readers, about, answers)
+
+    def _decoded(
+        self,
+        entries: Sequence[Entry],
+        readers: dict[int, EntryReader],
+        about: Sequence[str],
+        answers: int | None,
+    ) -> Iterator[tuple[int, Part | None]]:
+        if not entries:
+            return
+        by_version: dict[int, list[Entry]] = {}
+        for entry in entries:
+            if entry.meta.code == OK:
+                by_version.setdefault(entry.meta.group_version, []).append(entry)
+        # Only the last part may say how far it went: a reader that begins again reads no row twice.
+        after = entries[0].meta.number - 1
+        for version, mine in by_version.items():
+            full = self._full.get(version) if version == answers else None
+            reader = readers.setdefault(version, EntryReader(self.raw, full))
+            columns = [*about, *self.raw.names, *([ANSWER] if full is not None else [])]
+            yield after, Part(version, reader.rows(mine).select(columns))
+        yield entries[-1].meta.number, None

@@ -1,0 +1,142 @@
+"""Rows through one of the two window engines: the same rows come out, with their windows.
+
+`duckdb` asks SQL, over all rows at once; DuckDB spills what does not fit. `kernel` lets DuckDB sort
+the rows by key and answers chunks of whole keys as they come, so its memory is that of a chunk.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import pyarrow as pa
+
+from hofflight.replay.duckdb_engine import SqlEngine, open_duckdb
+from hofflight.replay.kernel import Kernel, key_starts
+from hofflight.replay.plain_columns import plain_batch, plain_schema, retyped
+from hofflight.replay.prepared import SEQ, answer_schema
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from hofflight.replay.prepared import AsOf, Question
+    from hofflight.settings import ReplaySettings
+
+EngineName = Literal["duckdb", "kernel", "auto"]
+CHUNK_ROWS: Final = 65_536
+_SAMPLE_PARTS: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How windows are computed: by which engine, as of when, of which share of the keys."""
+
+    engine: Literal["duckdb", "kernel"]
+    as_of: AsOf = "arrival"
+    sample: float = 1.0
+    tolerances: bool = False
+
+
+Rows = Iterator[pa.RecordBatch]
+
+
+def windowed_schema(rows: pa.Schema, question: Question, how: How) -> pa.Schema:
+    """The columns of `windowed`: those of the rows, then the answers'."""
+    answers = [field for field in answer_schema(question) if field.name != SEQ]
+    scales = scale_names(question) if how.tolerances else []
+    return pa.schema([*rows, *answers, *((name, pa.float64()) for name in scales)])
+
+
+def scale_names(question: Question) -> list[str]:
+    """The columns of the declared tolerances: of each window whose floats DuckDB sums its way."""
+    inexact = ("sum", "mean", "var", "std")
+    return [
+        f"_scale_{w.name}"
+        for w in question.windows
+        if w.function in inexact and w.type == pa.float64()
+    ]
+
+
+def windowed(
+    con: duckdb.DuckDBPyConnection, rows: Rows, schema: pa.Schema, question: Question, how: How
+) -> Rows:
+    """Rows with their windows, in no order.
+
+    `rows`: batches of `schema`, whose columns contain the prepared ones.
+    """
+    reader = pa.RecordBatchReader.from_batches(plain_schema(schema), map(plain_batch, rows))
+    con.register("source", reader)
+    answer = _by_kernel if how.engine == "kernel" else _by_sql
+    wanted = windowed_schema(schema, question, how)
+    return (retyped(batch, wanted) for batch in answer(con, question, how))
+
+
+@contextmanager
+def database(settings: ReplaySettings) -> Iterator[duckdb.DuckDBPyConnection]:
+    """DuckDB for one replay; what it spills goes with it."""
+    parent = settings.spill or Path(tempfile.gettempdir())
+    with tempfile.TemporaryDirectory(prefix="hof-replay-", dir=parent) as spill:
+        con = open_duckdb(
+            memory_mib=settings.memory_mib, threads=settings.threads or None, spill=Path(spill)
+        )
+        try:
+            yield con
+        finally:
+            con.close()
+
+
+def _chosen(question: Question, how: How) -> str:
+    """A condition that takes the same keys each time, whole histories or nothing."""
+    if how.sample >= 1.0:
+        return "true"
+    limit = max(1, round(how.sample * _SAMPLE_PARTS))
+    return f"hash({', '.join(question.keys)}) % {_SAMPLE_PARTS} < {limit}"
+
+
+def _by_sql(con: duckdb.DuckDBPyConnection, question: Question, how: How) -> Rows:
+    con.execute(f"CREATE TABLE rows AS SELECT * FROM source WHERE {_chosen(question, how)}")
+    engine = SqlEngine(question, how.as_of, tolerances=how.tolerances)
+    answers = engine.answer(con, "rows")
+    found = con.sql(f"SELECT * FROM rows JOIN {answers} USING ({SEQ})")
+    yield from found.to_arrow_reader(CHUNK_ROWS)
+
+
+def _by_kernel(con: duckdb.DuckDBPyConnection, question: Question, how: How) -> Rows:
+    kernel = Kernel(question, how.as_of)
+    order = ", ".join([*question.keys, SEQ])
+    ordered = con.sql(f"SELECT * FROM source WHERE {_chosen(question, how)} ORDER BY {order}")
+    prepared = question.schema.names
+    for chunk in whole_keys(ordered.to_arrow_reader(CHUNK_ROWS), question.keys):
+        answers = kernel.answer(retyped(chunk.select(prepared), question.schema))
+        names = [*chunk.schema.names, *answers.schema.names[1:]]
+        arrays = [*chunk.columns, *answers.columns[1:]]
+        yield pa.RecordBatch.from_arrays(arrays, names=names)
+
+
+def whole_keys(batches: Iterator[pa.RecordBatch], keys: tuple[str, ...]) -> Rows:
+    """The same rows, sorted by key, in chunks that hold all rows of each of their keys."""
+    kept: list[pa.RecordBatch] = []
+    for batch in batches:
+        kept.append(batch)
+        joined = _boundary_rows(kept, keys)
+        starts = key_starts(joined, keys)
+        if len(starts) > 1:
+            whole = pa.concat_batches(kept)
+            cut = whole.num_rows - (joined.num_rows - int(starts[-1]))
+            yield whole.slice(0, cut)
+            kept = [whole.slice(cut)]
+    if kept:
+        yield pa.concat_batches(kept)
+
+
+def _boundary_rows(kept: list[pa.RecordBatch], keys: tuple[str, ...]) -> pa.RecordBatch:
+    """Keys of the newest batch after the last row before it: a giant key is joined only once."""
+    last = kept[-1].select(keys)
+    if len(kept) == 1:
+        return last
+    before = kept[-2].select(keys)
+    return pa.concat_batches([before.slice(before.num_rows - 1), last])

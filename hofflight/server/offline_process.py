@@ -1,0 +1,178 @@
+"""Training data, parity and labels over Flight: a process of its own, so that serving never waits.
+
+Replay takes seconds and gigabytes. Here it runs as the `hof` command would, niced, one at a time,
+beside this process, which only passes on what comes out of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import orjson
+import pyarrow as pa
+
+from hofflight import limits
+from hofflight.errors import BadRequest, HofError, InternalError, Overloaded, by_code
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+_RETRY_AFTER_MS: Final = 1_000
+_BATCH_ROWS: Final = 8_192
+# Its words as `hof` prints them: `HOF-215: message Hint: hint`.
+_CODE_END: Final = ": "
+
+
+class TrainingTicket(msgspec.Struct, forbid_unknown_fields=True):
+    """The JSON of a DoGet ticket. Moments are ISO 8601 text or microseconds since 1970."""
+
+    view: str
+    version: int | None = None
+    start: str | int | None = None
+    end: str | int | None = None
+    as_of: str = "arrival"
+    split: dict[str, float | str] | None = None
+    engine: str = "auto"
+    ids: bool = False
+
+
+class VerifyBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The JSON body of the `verify` action."""
+
+    view: str
+    version: int | None = None
+    since: str | int | None = None
+    sample: float | None = None
+    explain: str | None = None
+
+
+class LabelBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The msgpack body of the `label` action; `table`: an Arrow IPC file."""
+
+    view: str
+    table: bytes
+    version: int | None = None
+
+
+class OfflineProcess:
+    """Runs the offline verbs of a store. `command`: how `hof` is called here."""
+
+    def __init__(self, command: Sequence[str], store: Path, modules: Sequence[str]) -> None:
+        self._command = ("nice", "-n", "10", *command)
+        self._store = str(store)
+        self._modules = ",".join(modules)
+        self._turn = asyncio.Lock()
+
+    @asynccontextmanager
+    async def train(self, ticket: bytes) -> AsyncIterator[tuple[pa.Schema, Iterator[Any]]]:
+        """Schema and batches of a training table.
+
+        Raises: HofError, as `hof train` says it; Overloaded (HOF-301), another one runs.
+        """
+        asked = _decoded(ticket, TrainingTicket)
+        options = ["--as-of", asked.as_of, "--engine", asked.engine]
+        options += _moment("--from", asked.start) + _moment("--until", asked.end)
+        if asked.split is not None:
+            options += ["--split", orjson.dumps(asked.split).decode()]
+        if asked.ids:
+            options.append("--ids")
+        with tempfile.TemporaryDirectory(prefix="hof-train-") as folder:
+            out = Path(folder) / "train.arrow"
+            view = _named(asked.view, asked.version)
+            await self._run("train", *options, "--modules", self._modules, "--out", str(out), view)
+            with pa.memory_map(str(out)) as file:
+                reader = pa.ipc.open_file(file)
+                yield reader.schema, _batches(reader)
+
+    async def verify(self, body: bytes) -> bytes:
+        """The JSON of a Parity, with `explained`.
+
+        Raises: as `train`.
+        """
+        asked = _decoded(body, VerifyBody)
+        options = _moment("--since", asked.since)
+        if asked.sample is not None:
+            options += ["--sample", repr(asked.sample)]
+        if asked.explain is not None:
+            options += ["--explain", asked.explain]
+        view = _named(asked.view, asked.version)
+        return await self._run("verify", *options, "--modules", self._modules, view)
+
+    async def label(self, body: bytes) -> bytes:
+        """The JSON of what was kept.
+
+        Raises: as `train`.
+        """
+        try:
+            asked = msgspec.msgpack.decode(body, type=LabelBody)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise BadRequest(f"the body of label is not what it should be: {error}") from None
+        with tempfile.TemporaryDirectory(prefix="hof-label-") as folder:
+            file = Path(folder) / "labels.arrow"
+            file.write_bytes(asked.table)
+            return await self._run("label", _named(asked.view, asked.version), str(file))
+
+    async def _run(self, verb: str, *arguments: str) -> bytes:
+        """What a verb printed as JSON; it is killed with the call that wanted it."""
+        if self._turn.locked():
+            msg = "training data or parity is being made already"
+            raise Overloaded(msg, hint="one at a time", retry_after_ms=_RETRY_AFTER_MS)
+        async with self._turn:
+            process = await asyncio.create_subprocess_exec(
+                *self._command, verb, "--json", "--store", self._store, *arguments,
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            try:
+                printed, said = await process.communicate()
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+        # `verify` ends with 1 where something differs, and prints what.
+        if printed:
+            return printed
+        raise _failed(said.decode(errors="replace"))
+
+
+def _batches(reader: Any) -> Iterator[Any]:
+    for number in range(reader.num_record_batches):
+        batch = reader.get_batch(number)
+        for start in range(0, batch.num_rows, _BATCH_ROWS):
+            yield batch.slice(start, _BATCH_ROWS)
+
+
+def _decoded(body: bytes, kind: Any) -> Any:
+    if len(body) > limits.metadata_bytes_max:
+        msg = f"{len(body)} bytes, at most {limits.metadata_bytes_max}"
+        raise BadRequest(msg)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise BadRequest(f"it is not the JSON it should be: {error}") from None
+
+
+def _named(view: str, version: int | None) -> str:
+    """`view@version`; a name that begins like an option would be read as one."""
+    if not view or not view.replace("_", "").isalnum():
+        raise BadRequest(f"{view[:100]!r} is no name of a view")
+    return view if version is None else f"{view}@{version}"
+
+
+def _moment(option: str, moment: str | int | None) -> list[str]:
+    return [] if moment is None else [f"{option}={moment}"]
+
+
+def _failed(said: str) -> HofError:
+    """The error whose text the process printed last."""
+    lines = [line for line in said.splitlines() if line.startswith("HOF-")]
+    if not lines:
+        return InternalError("the offline process failed; the server's log has no more")
+    code, _, message = lines[-1].partition(_CODE_END)
+    text, _, hint = message.partition(" Hint: ")
+    return by_code().get(code, HofError)(text, hint=hint)
