@@ -195,7 +195,7 @@ def quarter_setting(store: Path, goal_mib: float) -> int:
     while memory_mib >= MEMORY_MIB_MIN:
         try:
             over = train_alone(store, memory_mib)["growth_mib"] - goal_mib
-        except subprocess.CalledProcessError:
+        except MemoryError:
             break  # DuckDB cannot sort in so little
         runs_with = memory_mib
         if over <= 0:
@@ -207,12 +207,15 @@ def quarter_setting(store: Path, goal_mib: float) -> int:
 def train_alone(store: Path, memory_mib: int | None = None) -> dict[str, float]:
     """`train` in a fresh process: its peak is nobody else's."""
     command = [sys.executable, str(Path(__file__)), "--train", str(store)]
-    # Arrow's own allocator keeps some 50 MiB of what was freed; the system's gives it back.
-    environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    # Arrow's own allocator keeps some 50 MiB of what was freed, each arena of the system's some 10.
+    environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1"}
     if memory_mib is not None:
         # Each thread of DuckDB sorts in memory of its own: who has little takes one.
         environment |= {"HOF_REPLAY__MEMORY_MIB": str(memory_mib), "HOF_REPLAY__THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, check=True, env=environment)
+    done = subprocess.run(command, capture_output=True, check=False, env=environment)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace")
+        raise MemoryError(said) if "Out of Memory" in said else RuntimeError(said)
     found: dict[str, float] = orjson.loads(done.stdout)
     return found
 

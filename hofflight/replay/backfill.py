@@ -54,7 +54,7 @@ def rebuild(
     schema = pa.schema(list(fields.items()))
 
     def rows() -> Iterator[pa.RecordBatch]:
-        for part in history.parts(last=number, about=(SEQ, "_arrival")):
+        for part in history.parts(last=number, about=transformation.about):
             yield plain_batch(transformation.apply(part.rows).select(schema.names))
             progress(part.rows.num_rows)
 

@@ -10,7 +10,8 @@ from hofflight import limits
 from hofflight.errors import TieLimit
 from hofflight.replay.plain_columns import retyped
 from hofflight.replay.prepared import SEQ, answer_schema
-from hofflight.replay.to_sql import MACROS, Sql, quoted
+from hofflight.replay.sql_shape import quoted
+from hofflight.replay.to_sql import MACROS, Facts, Sql, facts_query
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,21 +65,23 @@ class SqlEngine:
         Columns: `answer_schema`, times and dates as integers, then the tolerances.
         Raises: TieLimit (HOF-210).
         """
-        sql = Sql(self._question, self._as_of, source, tolerances=self._tolerances)
         con.execute(MACROS)
         for name in _RELATIONS:
-            con.execute(f"DROP TABLE IF EXISTS {name}")
-        con.execute(f"CREATE TABLE timed AS {sql.timed()}")
-        backward, late = _one(con, "SELECT bool_or(backward), bool_or(late) FROM timed")
-        con.execute(f"CREATE TABLE visible AS {sql.visible(in_order=not backward)}")
-        (ties,) = _one(con, "SELECT max(tie) FROM visible")
+            _drop(con, name)
+        low_us, high_us, in_order = one_row(con, facts_query(self._question, source))
+        facts = Facts(low_us or 0, high_us or 0, in_order)
+        sql = Sql(self._question, self._as_of, source, facts, tolerances=self._tolerances)
+        con.execute(f"CREATE {'VIEW' if in_order else 'TABLE'} timed AS {sql.timed()}")
+        con.execute(f"CREATE TABLE visible AS {sql.visible()}")
+        (ties,) = one_row(con, "SELECT max(tie) FROM visible")
         if ties is not None and ties >= limits.ties_max:
             msg = f"a key has more than {limits.ties_max} rows in one microsecond"
             raise TieLimit(msg, hint='replay it with engine="kernel"')
         con.execute(f"CREATE TABLE plain AS {sql.plain()}")
-        (odd,) = _one(con, "SELECT bool_or(odd) FROM plain")
+        (odd,) = one_row(con, "SELECT bool_or(odd) FROM plain")
+        (late,) = one_row(con, "SELECT bool_or(late) FROM timed")
         answers = sql.answers(some_odd=bool(odd), some_late=bool(late))
-        con.execute(f"CREATE TABLE answers AS {answers}")
+        con.execute(f"CREATE {'TABLE' if odd or late else 'VIEW'} answers AS {answers}")
         return "answers"
 
     def table(self, con: duckdb.DuckDBPyConnection, source: str) -> pa.Table:
@@ -93,5 +96,16 @@ class SqlEngine:
         return pa.Table.from_batches(batches, wanted)
 
 
-def _one(con: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
-    return con.execute(query).fetchone() or ()
+def _drop(con: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Remove what an answer before left: a table, or a view."""
+    found = con.execute(
+        "SELECT table_type FROM information_schema.tables WHERE table_name = ?", [name]
+    ).fetchall()
+    for (kind,) in found:
+        con.execute(f"DROP {'VIEW' if kind == 'VIEW' else 'TABLE'} {name}")
+
+
+def one_row(con: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
+    """The one row that a query gives."""
+    (row,) = con.execute(query).fetchall()
+    return tuple(row)

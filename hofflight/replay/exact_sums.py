@@ -56,7 +56,7 @@ class Limbs:
         return cut.astype(np.int64)
 
     def between(self, low: Ints, high: Ints) -> list[Ints]:
-        """Limbs of the sums of rows [low, high): below 2^bits each but the last, which is signed."""
+        """Limbs of the sums of rows [low, high): below 2^bits each, but the last is signed."""
         limbs = [prefix[high] - prefix[low] for prefix in self._prefix]
         return _carried(limbs, self.bits)
 
@@ -197,18 +197,19 @@ def _carried(limbs: list[Ints], bits: int) -> list[Ints]:
 
 def _rounded(limbs: list[Ints], bits: int, base: int) -> Floats:
     """The nearest double of each number, ties to even; an infinity past the largest."""
-    if len(limbs) <= 2:  # noqa: PLR2004 a signed word and a limb below it: three exact doubles
-        high = limbs[-1]
-        low = limbs[0] if len(limbs) > 1 else np.zeros_like(high)
-        parts = [high >> 32, high & 0xFFFFFFFF, low]
-        scales = [bits + 32, bits, 0]
-        shift = np.full(len(high), base - (bits if len(limbs) == 1 else 0))
-    else:
-        sign = np.where(limbs[-1] < 0, -1, 1)
-        limbs = _carried([limb * sign for limb in limbs], bits)
-        limbs = _carried([*limbs, np.zeros_like(sign)], bits)
-        parts, scales, shift = _leading(np.stack(limbs), bits, base)
-        parts = [part * sign for part in parts]
+    if len(limbs) == 1:
+        limbs = [np.zeros_like(limbs[0]), limbs[0]]
+        base -= bits
+    if len(limbs) == 2:  # noqa: PLR2004 the usual data
+        low, high = (limb.astype(np.float64) for limb in limbs)
+        if np.abs(high).max(initial=0.0) < 2.0**MANTISSA_BITS:  # both exact: one rounding
+            with np.errstate(over="ignore"):
+                return np.ldexp(high * 2.0**bits + low, base)
+    sign = np.where(limbs[-1] < 0, -1, 1)
+    limbs = _carried([limb * sign for limb in limbs], bits)
+    limbs = _carried([*limbs, np.zeros_like(sign)], bits)
+    parts, scales, shift = _leading(np.stack(limbs), bits, base)
+    parts = [part * sign for part in parts]
     doubles = [np.ldexp(p.astype(np.float64), s) for p, s in zip(parts, scales, strict=True)]
     with np.errstate(over="ignore"):
         return np.ldexp(_sum_of_three(*doubles), shift)

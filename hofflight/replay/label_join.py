@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pyarrow as pa
 
+from hofflight.replay.duckdb_engine import one_row
 from hofflight.replay.labels import REQUEST, is_by_request, label_types
 from hofflight.replay.plain_columns import plain_batch
 from hofflight.replay.prepared import TS
@@ -113,12 +114,14 @@ class LabelJoin:
             f"CREATE TEMP TABLE {kind} AS SELECT *, row_number() OVER () - 1 AS _place FROM "
             f"(SELECT {listed}, {', '.join(newest)} FROM loads_{kind} GROUP BY {listed})"
         )
-        (rows,) = con.execute(f"SELECT count(*) FROM {kind}").fetchone() or (0,)
+        (rows,) = one_row(con, f"SELECT count(*) FROM {kind}")
         return int(rows)
 
 
 def _newer(name: str, kinds: Sequence[str]) -> str:
     """The label of the newest load, whichever way it found the row."""
+    if not kinds:
+        return "NULL"
     if len(kinds) == 1:
         return f'{kinds[0]}."{name}"'
     one, other = kinds

@@ -94,16 +94,29 @@ class History:
         self._full = full
 
     def extent(self) -> Extent:
-        """How far the history goes now."""
-        manifest = self.sealed.manifest()
-        last, rows = manifest.sealed_to, sum(f.rows for f in manifest.files if f.version)
-        for _, meta in self.live.read_meta(last):
-            last, rows = meta.number, rows + meta.rows
-        return Extent(last, rows)
+        """How far the history goes now.
+
+        Raises: SealDamaged (HOF-506), LogCorrupt (HOF-502).
+        """
+        sealed, last, live = self._ends()
+        return Extent(last, sealed + live)
 
     def unsealed_rows(self) -> int:
         """How many rows a seal would find."""
-        return sum(meta.rows for _, meta in self.live.read_meta(self.sealed.manifest().sealed_to))
+        return self._ends()[2]
+
+    def _ends(self) -> tuple[int, int, int]:
+        """Sealed rows, the number of the last entry, rows after what is sealed."""
+        for _ in range(_TRIES_MAX):
+            manifest = self.sealed.manifest()
+            last, rows = manifest.sealed_to, 0
+            try:
+                for _, meta in self.live.read_meta(last):
+                    last, rows = meta.number, rows + (meta.rows if meta.code == OK else 0)
+            except FileNotFoundError:
+                continue  # trimmed while it was read: it is sealed by now
+            return sum(f.rows for f in manifest.files if f.version), last, rows
+        raise LogCorrupt(f"segments of {self.sealed.name} vanish while it is read")
 
     def ranges(self, records: int = 65_536) -> Iterator[tuple[int, int]]:
         """(after, last) of stretches that follow each other: a seal's each, then of `records`."""
@@ -120,17 +133,15 @@ class History:
 
         Raises: SealDamaged (HOF-506), LogCorrupt (HOF-502).
         """
-        manifest = self.sealed.manifest()
-        for file in manifest.files:
-            if not file.version and file.last > after and file.first <= last:
-                for mark in self.sealed.read_voids(file).to_pylist():
-                    if after < mark["number"] <= last:
-                        yield Void(*(mark[name] for name in Void._fields))
-        for _, meta in self.live.read_meta(max(after, manifest.sealed_to)):
-            if meta.number > last:
-                return
-            if meta.code != OK:
-                yield Void(meta.number, meta.arrival_us, meta.id, meta.code, meta.error)
+        end = min(last, self.extent().last)
+        tries = 0
+        while after < end:
+            before = after
+            for to, void in chain(self._sealed_voids(after, end), self._live_voids(after, end)):
+                after = max(after, to)
+                if void is not None:
+                    yield void
+            tries = self._tries(before, after, tries)
 
     def parts(
         self,
@@ -158,10 +169,32 @@ class History:
                 after = to
                 if part is not None:
                     yield part
-            tries = 0 if after > before else tries + 1
-            if tries >= _TRIES_MAX:
-                msg = f"record {after + 1} of {self.sealed.name} is neither in the log nor sealed"
-                raise LogCorrupt(msg, hint="restore the log's segment files")
+            tries = self._tries(before, after, tries)
+
+    def _tries(self, before: int, after: int, tries: int) -> int:
+        """How often in a row reading came no further.
+
+        Raises: LogCorrupt (HOF-502), once too often.
+        """
+        if after > before:
+            return 0
+        if tries + 1 >= _TRIES_MAX:
+            msg = f"record {after + 1} of {self.sealed.name} is neither in the log nor sealed"
+            raise LogCorrupt(msg, hint="restore the log's segment files")
+        return tries + 1
+
+    def _sealed_voids(self, after: int, end: int) -> Iterator[tuple[int, Void | None]]:
+        """(number up to which it read, mark) of the sealed files with marks of the range."""
+        manifest = self.sealed.manifest()
+        for file in manifest.files:
+            if not file.version and file.last > after and file.first <= end:
+                for mark in self.sealed.read_voids(file).to_pylist():
+                    if after < mark["number"] <= end:
+                        yield after, Void(*(mark[name] for name in Void._fields))
+        yield min(manifest.sealed_to, end), None
+
+    def _live_voids(self, after: int, end: int) -> Iterator[tuple[int, Void | None]]:
+        """(number up to which it read, mark) of live entries, as far as they follow each other."""
 
     def _sealed_parts(
         self, after: int, end: int, about: Sequence[str], answers: int | None

@@ -95,7 +95,12 @@ class Series:
         if not own and rows.own is not None:
             valid = valid & ~rows.own
         self.valid: Mask = valid
-        self.counts = prefix_counts(valid)
+        self.is_full = bool(valid.all())
+
+    @cached_property
+    def counts(self) -> Ints:
+        """How many values come before each position."""
+        return prefix_counts(self.valid)
 
     @cached_property
     def numbers(self) -> Array:
@@ -153,7 +158,7 @@ class Ranges:
         for window in self._columns.question.windows:
             series = self._series_of(window)
             low, high = self._range(window.frame, asking)
-            counts = series.counts[high] - series.counts[low]
+            counts = high - low if series.is_full else series.counts[high] - series.counts[low]
             if window.function == "sum" and window.type == pa.int64():
                 total, overflow = series.integer_sums.sums(low, high)
                 found[window.name] = pa.array(total, mask=overflow | (counts == 0))

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from hofflight.errors import TransformFailed
 from hofflight.features.window import HOLISTIC
+from hofflight.replay.duckdb_engine import one_row
 from hofflight.replay.label_join import LabelJoin
 from hofflight.replay.logged import ABOUT
 from hofflight.replay.plain_columns import plain_batch, plain_schema, retyped
@@ -168,14 +169,14 @@ class _Rows:
         self._report = report
         self._progress = progress
         group, question = training.group, transformation.preparation.question
-        self.about = ["_seq", "_arrival"]
+        self.about = [*transformation.about]
         if training.ids or (training.labels is not None and training.labels.by_request):
             self.about += ["_request_id", "_row"]
         types = {name: ABOUT.field(name).type for name in self.about[1:]}
         types |= dict(zip(question.schema.names, question.schema.types, strict=True))
         types |= {name: group.transformed[name] for name in transformation.columns}
         self.schema = pa.schema(list(types.items()))
-        finding = ["_late", SEQ, *question.keys, TS, *self.about[2:]]
+        finding = ["_late", SEQ, *question.keys, TS, *self.about[len(transformation.about) :]]
         types["_late"] = pa.bool_()
         self.out = pa.schema([
             *((name, types[name]) for name in finding), *training.view.schema(group)
@@ -253,12 +254,12 @@ def _split_sql(cursor: duckdb.DuckDBPyConnection, joined: str, parts: Parts) -> 
     if parts.by_share:
         cursor.execute(f"CREATE TEMP TABLE joined AS {joined}")
         joined = "SELECT * FROM joined"
-        (rows,) = cursor.execute("SELECT count(*) FROM joined").fetchone() or (0,)
+        (rows,) = one_row(cursor, "SELECT count(*) FROM joined")
         begins = []
         for share in parts.begins:
             place = min(max(rows - 1, 0), round(share * rows))
-            query = f"SELECT {TS} FROM joined ORDER BY {TS} LIMIT 1 OFFSET {place}"
-            begins.append((cursor.execute(query).fetchone() or (0,))[0])
+            nth = f"SELECT {TS} FROM joined ORDER BY {TS} LIMIT 1 OFFSET {place}"
+            begins.append(one_row(cursor, nth)[0] if rows else 0)
     # Names are the user's: they go in as values, never as text of the query.
     cases = " ".join(
         f"WHEN {TS} >= {begin} THEN {place}"

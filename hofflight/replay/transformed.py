@@ -38,6 +38,7 @@ class Transformation:
 
     `wanted`: the columns of the full row that somebody will look at; all without. What they are
     computed from is kept too: `columns` (raw and output) and the windows of `preparation`.
+    `about`: what it must know of each row beside the raw columns.
     """
 
     def __init__(self, group: FeatureGroup, wanted: Collection[str] | None = None) -> None:
@@ -52,6 +53,8 @@ class Transformation:
             needed.update(
                 columns_of(derived) if isinstance(derived, Expression) else group.schema.names
             )
+        asks = group.is_opaque or group.early_us is not None
+        self.about = (SEQ, "_arrival") if asks else (SEQ,)
         self.columns = tuple(name for name in group.transformed if name in needed)
         self.windows = tuple(name for name in group.windows if name in needed)
         self.preparation = Preparation(group, self.windows)
@@ -63,7 +66,7 @@ class Transformation:
     def apply(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Whole requests with all that windows read; refused ones are left out and counted.
 
-        Columns in: `_seq`, `_arrival`, any others, the raw ones. Out: the same, then the group's
+        Columns in: `about`, any others, the raw ones. Out: the same, then the group's
         output columns, then the prepared ones.
         """
         kept = self._acceptable(rows)
@@ -73,7 +76,7 @@ class Transformation:
     def derive(self, rows: pa.RecordBatch) -> Columns:
         """The wanted derived columns of rows that have `columns` and `windows`.
 
-        Functions need `_seq` and `_arrival` too. Raises: TransformFailed (HOF-209).
+        Functions need `about` too. Raises: TransformFailed (HOF-209).
         """
         group = self.group
         before = rows.select([*self.columns, *self.windows])
