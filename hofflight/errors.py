@@ -307,6 +307,12 @@ class HistoryMissing(StoreError):
     code = "HOF-508"
 
 
+class ReplayMemory(StoreError):
+    """A replay did not fit into the memory or the spill folder that it was given."""
+
+    code = "HOF-509"
+
+
 class SettingsError(HofError, ValueError):
     """A setting is unknown, out of range or contradicts another."""
 

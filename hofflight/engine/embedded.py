@@ -16,6 +16,7 @@ from hofflight.errors import (
     Draining,
     HistoryMissing,
     HofError,
+    SealDamaged,
     StorageFailed,
     TransformTimeout,
     Wedged,
@@ -181,8 +182,11 @@ class Engine:
             needed = [
                 oldest_number(self._snapshots / name, v) for v in list(work.partition.runners)
             ]
-            through = min(sealed_to(name), work.partition.ids.needed_after, *needed)
-            freed += work.partition.log.trim(through) if through else 0
+            try:
+                through = min(sealed_to(name), work.partition.ids.needed_after, *needed)
+                freed += work.partition.log.trim(through) if through else 0
+            except (SealDamaged, OSError) as error:  # costs disk space, never a store its closing
+                _events.warning("trim_failed", partition=name, error=str(error))
         return freed
 
     def metrics(self) -> dict[str, float]:

@@ -131,7 +131,9 @@ class Registry:
             msg = f"the registry has format {found}, this release reads {FORMAT}"
             raise StoreFormat(msg, hint="upgrade hofflight")
         if not self._read_only:
-            if found == 1:
+            # By its columns, not its number: a migration may have been killed in between.
+            columns = self._db.execute("PRAGMA table_info(groups)").fetchall()
+            if columns and "full_schema" not in {column[1] for column in columns}:
                 self._db.execute(_FROM_1)
             self._db.executescript(_TABLES)
             self._db.execute(f"PRAGMA user_version = {FORMAT}")

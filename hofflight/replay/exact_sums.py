@@ -34,8 +34,8 @@ class Limbs:
 
     def __init__(self, sign: Ints, terms: Sequence[Term]) -> None:
         rows = len(sign)
-        # A limb of a sum stays below rows * 2^bits: 2^62 at most.
-        self.bits = min(LIMB_BITS, 62 - max(1, rows).bit_length())
+        # Each term adds less than 2^bits to a limb of a row, so that of all rows stays below 2^62.
+        self.bits = min(LIMB_BITS, 62 - max(1, rows * len(terms)).bit_length())
         top = max((_top_bit(*term) for term in terms), default=0)
         self.count = max(1, -(-top // self.bits))
         self._prefix = np.zeros((self.count, rows + 1), np.int64)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hofflight.errors import UnknownView
+from hofflight.errors import BadMetadata, UnknownView
 from hofflight.replay.prepared import SEQ, TS
 from hofflight.replay.verify import LATE, Answers
 from hofflight.replay.windowed import database
 from hofflight.transform.columns import first_value, to_python
 from hofflight.transform.window_plan import lower_bound
+from hofflight.wire.envelope import checked_id
 from hofflight.wire.parity import Explanation
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def explain(
 
     Raises: UnknownView (HOF-201), this group version answered no such request.
     """
-    id_ = bytes.fromhex(request_id) if isinstance(request_id, str) else request_id
+    id_ = _checked(request_id)
     answers = Answers(history, group)
     keys = _keys_of(answers, id_)
     with database(settings) as con:
@@ -39,6 +40,15 @@ def explain(
     places = pc.indices_nonzero(mine).to_pylist()
     ordered = sorted(places, key=lambda place: rows.column("_row")[place].as_py())
     return [_explained(answers, rows, place, id_) for place in ordered]
+
+
+def _checked(request_id: bytes | str) -> bytes:
+    if isinstance(request_id, str):
+        try:
+            request_id = bytes.fromhex(request_id)
+        except ValueError:
+            raise BadMetadata(f"{request_id!r} is no request id", hint="32 hex digits") from None
+    return checked_id(request_id, bytes)
 
 
 def _keys_of(answers: Answers, request_id: bytes) -> pa.Table:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from hofflight.replay.duckdb_engine import one_row
 from hofflight.replay.labels import REQUEST, is_by_request, label_types
-from hofflight.replay.plain_columns import plain_batch
+from hofflight.replay.plain_columns import plain_batch, plain_type
 from hofflight.replay.prepared import TS
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class LabelJoin:
         for name, column_type in self.types.items():
             has = name in load.column_names
             columns[f"_has_{name}"] = pa.repeat(pa.scalar(has), load.num_rows)
-            values = plain[name] if has else pa.nulls(load.num_rows, column_type)
+            values = plain[name] if has else pa.nulls(load.num_rows, plain_type(column_type))
             columns[name] = values
         return pa.table(columns)
 

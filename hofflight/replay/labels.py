@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from hofflight.errors import BadLabels, BadRows, HofError, SealDamaged
+from hofflight.errors import BadLabels, BadRequest, HofError, SealDamaged
 from hofflight.eventlog.lock import one_at_a_time
 from hofflight.replay.parquet import write_whole
 from hofflight.wire.envelope import ID_BYTES
@@ -94,21 +94,24 @@ class LabelStore:
         return sorted(p for p in self.directory.iterdir() if _FILE.fullmatch(p.name))
 
 
-def read_labels(source: Any) -> pa.Table:
+def read_labels(source: Any, raw: pa.Schema | None = None) -> pa.Table:
     """Labels as a table: of a Parquet, CSV, JSON lines or Arrow file, a frame, or rows.
 
+    `raw`: the group's input, for files that do not tell text from numbers.
     Raises: BadLabels (HOF-214), what it names cannot be read.
     """
     try:
         if isinstance(source, str | Path):
-            return _read_file(Path(source))
+            return _read_file(Path(source), raw)
         if isinstance(source, pa.Table | pa.RecordBatch):
             return source if isinstance(source, pa.Table) else pa.Table.from_batches([source])
         if hasattr(source, "iloc"):
             return pa.Table.from_pandas(source, preserve_index=False)
         if hasattr(source, "to_arrow"):
             return source.to_arrow()
-        return pa.Table.from_pylist([dict(row) for row in source])
+        rows = [dict(row) for row in source]
+        names = dict.fromkeys(name for row in rows for name in row)  # not of the first row alone
+        return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
     except (OSError, pa.ArrowException, TypeError, ValueError) as error:
         name = Path(source).name if isinstance(source, str | Path) else type(source).__name__
         msg = f"labels {name!r} cannot be read: {str(error).splitlines()[0][:200]}"
@@ -144,16 +147,33 @@ def is_by_request(labels: pa.Table) -> bool:
     return REQUEST[0] in labels.column_names
 
 
-def _read_file(path: Path) -> pa.Table:
+def _read_file(path: Path, raw: pa.Schema | None) -> pa.Table:
     kind = path.suffix.lower()
     if kind == ".csv":
-        return pyarrow.csv.read_csv(path)
+        # Digits may be text: a card's number, or a request id that happens to have no letter.
+        types = pa.schema([(REQUEST[0], pa.string()), *(raw or ())])
+        options = pyarrow.csv.ConvertOptions(column_types=types)
+        return pyarrow.csv.read_csv(path, convert_options=options)
     if kind in (".json", ".jsonl", ".ndjson"):
-        return pyarrow.json.read_json(path)
+        return _read_json(path)
     if kind in (".arrow", ".feather", ".ipc"):
         with pa.OSFile(str(path)) as file:
             return pa.ipc.open_file(file).read_all()
     return pq.ParquetFile(path).read()
+
+
+def _read_json(path: Path) -> pa.Table:
+    """JSON lines; the reader drops time zones, so times are read again as text, and converted."""
+    table = pyarrow.json.read_json(path)
+    times = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
+    if times:
+        texts = pa.schema([(name, pa.string()) for name in times])
+        options = pyarrow.json.ParseOptions(explicit_schema=texts)
+        table = pyarrow.json.read_json(path, parse_options=options)
+    for name in times:
+        column = table[name].cast(TIMESTAMP)
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    return table
 
 
 def _finding_schema(table: pa.Table, group: Keyed, what: str) -> pa.Schema:
@@ -182,8 +202,11 @@ def _finding_columns(table: pa.Table, schema: pa.Schema, what: str) -> pa.Table:
 
 def _converted(column: pa.Array, field: pa.Field, what: str) -> pa.Array:
     try:
+        column = _plain(column)
         if field.name == REQUEST[0]:
             return _request_ids(column, what)
+        if field.type == TIMESTAMP and column.type == pa.string():
+            return column.cast(TIMESTAMP)  # refuses text without a zone
         if pa.types.is_timestamp(column.type):
             if column.type.tz is None:
                 msg = f"{what}: the times of {field.name!r} have no time zone"
@@ -192,16 +215,18 @@ def _converted(column: pa.Array, field: pa.Field, what: str) -> pa.Array:
         if field.name == REQUEST[1]:
             return column.cast(pa.int32())
         schema = pa.schema([field])
-        table = pa.table({field.name: _plain(column)})
+        table = pa.table({field.name: column})
         return to_batch(table, schema).column(0)
-    except (BadRows, pa.ArrowException) as error:
+    except BadLabels:
+        raise
+    except (BadRequest, pa.ArrowException) as error:
         text = error.message if isinstance(error, HofError) else str(error)
         raise BadLabels(f"{what}: column {field.name!r}: {text}") from error
 
 
 def _request_ids(column: pa.Array, what: str) -> pa.Array:
     """16 bytes, or their text: 32 hex digits, or a UUID."""
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if pa.types.is_string(column.type):
         digits = pc.replace_substring(column, "-", "")
         good = pc.match_substring_regex(digits, "^[0-9a-fA-F]{32}$")
         bad = pc.index(good, False).as_py()

@@ -97,6 +97,9 @@ class EntryReader:
             answered = _has_answer(entry)
             places += range(place, place + rows) if answered else [None] * rows
             place += rows if answered else 0
+        if place != len(found):
+            numbers = f"{entries[0].meta.number} to {entries[-1].meta.number}"
+            raise LogCorrupt(f"records {numbers}: the answers do not add up")
         structs = pa.StructArray.from_arrays(found.columns, fields=list(found.schema))
         return structs.take(pa.array(places, pa.int64()))
 

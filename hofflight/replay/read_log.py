@@ -6,19 +6,22 @@ requests only, so whatever must be judged request by request can be judged batch
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 import pyarrow as pa
 
 from hofflight import limits
-from hofflight.errors import LogCorrupt
+from hofflight.errors import HistoryMissing, LogCorrupt
 from hofflight.replay.logged import ABOUT, ANSWER, EntryReader
 from hofflight.replay.sealed import in_range
 from hofflight.wire.envelope import OK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from hofflight.eventlog.protocol import Entry, EntryMeta
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
 _LIVE_ROWS: Final = 65_536
 _TRIES_MAX: Final = 5
+T = TypeVar("T")
+# (after, end): (number up to which it read, what it found) of records after `after` up to `end`.
+_Source = Callable[[int, int], Iterator[tuple[int, T | None]]]
 
 
 class LiveLog(Protocol):
@@ -131,17 +137,10 @@ class History:
     def voids(self, after: int, last: int) -> Iterator[Void]:
         """What was refused of the records `after` + 1 to `last`.
 
-        Raises: SealDamaged (HOF-506), LogCorrupt (HOF-502).
+        Raises: SealDamaged (HOF-506), LogCorrupt (HOF-502), HistoryMissing (HOF-508).
         """
         end = min(last, self.extent().last)
-        tries = 0
-        while after < end:
-            before = after
-            for to, void in chain(self._sealed_voids(after, end), self._live_voids(after, end)):
-                after = max(after, to)
-                if void is not None:
-                    yield void
-            tries = self._tries(before, after, tries)
+        yield from self._onward(after, end, self._sealed_voids, self._live_voids)
 
     def parts(
         self,
@@ -155,37 +154,36 @@ class History:
 
         Columns: `about` of `logged.ABOUT`, then the raw ones, then for rows sent to version
         `answers` their answers.
-        Raises: LogCorrupt (HOF-502), SealDamaged (HOF-506).
+        Raises: LogCorrupt (HOF-502), SealDamaged (HOF-506), HistoryMissing (HOF-508).
         """
         end = self.extent().last if last is None else last
+        chosen: dict[str, Any] = {"about": about, "answers": answers}
+        sealed = partial(self._sealed_parts, **chosen)
+        yield from self._onward(after, end, sealed, partial(self._live_parts, **chosen))
+
+    def _onward(self, after: int, end: int, *sources: _Source[T]) -> Iterator[T]:
+        """What is sealed, then what is live; and again, where a trim came in between.
+
+        Raises: HistoryMissing (HOF-508), no source goes on any further.
+        """
         tries = 0
         while after < end:
             before = after
-            for to, part in self._sealed_parts(after, end, about, answers):
-                after = to
-                if part is not None:
-                    yield part
-            for to, part in self._live_parts(after, end, about, answers):
-                after = to
-                if part is not None:
-                    yield part
-            tries = self._tries(before, after, tries)
-
-    def _tries(self, before: int, after: int, tries: int) -> int:
-        """How often in a row reading came no further.
-
-        Raises: LogCorrupt (HOF-502), once too often.
-        """
-        if after > before:
-            return 0
-        if tries + 1 >= _TRIES_MAX:
-            msg = f"record {after + 1} of {self.sealed.name} is neither in the log nor sealed"
-            raise LogCorrupt(msg, hint="restore the log's segment files")
-        return tries + 1
+            for source in sources:
+                for to, found in source(after, end):
+                    after = to
+                    if found is not None:
+                        yield found
+            tries = 0 if after > before else tries + 1
+            if tries >= _TRIES_MAX:
+                msg = f"record {after + 1} of {self.sealed.name} is neither in the log nor sealed"
+                raise HistoryMissing(msg, hint="restore the log's segments, or the sealed ones")
 
     def _sealed_voids(self, after: int, end: int) -> Iterator[tuple[int, Void | None]]:
         """(number up to which it read, mark) of the sealed files with marks of the range."""
         manifest = self.sealed.manifest()
+        if manifest.sealed_to <= after:
+            return
         for file in manifest.files:
             if not file.version and file.last > after and file.first <= end:
                 for mark in self.sealed.read_voids(file).to_pylist():
@@ -195,6 +193,13 @@ class History:
 
     def _live_voids(self, after: int, end: int) -> Iterator[tuple[int, Void | None]]:
         """(number up to which it read, mark) of live entries, as far as they follow each other."""
+        with suppress(FileNotFoundError):  # trimmed while it was read: it is sealed by now
+            for _, meta in self.live.read_meta(after):
+                if meta.number != after + 1 or meta.number > end:
+                    return
+                after = meta.number
+                void = Void(after, meta.arrival_us, meta.id, meta.code, meta.error)
+                yield after, None if meta.code == OK else void
 
     def _sealed_parts(
         self, after: int, end: int, about: Sequence[str], answers: int | None

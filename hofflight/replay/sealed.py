@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT: Final = 1
-_PATH: Final = re.compile(
-    r"(version=[0-9]{1,10}/day=[0-9]{4}-[0-9]{2}-[0-9]{2}|voids)/[0-9]{19}-[0-9]{19}\.parquet"
-)
+_DAY: Final = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 VOIDS: Final = pa.schema([
     ("number", pa.int64()), ("arrival_us", pa.int64()), ("request_id", pa.binary()),
     ("view", pa.string()), ("view_version", pa.int32()), ("group_version", pa.int32()),
@@ -120,7 +118,11 @@ class SealedLog:
 
         Raises: SealDamaged (HOF-506).
         """
-        return self._open(file, VOIDS, is_exact=True).read()
+        found = self._open(file, VOIDS, is_exact=True)
+        try:
+            return found.read()
+        except (OSError, pa.ArrowException) as error:
+            raise self._damaged(file, str(error).splitlines()[0][:200]) from error
 
     def orphans(self, manifest: Manifest) -> Iterator[Path]:
         """Files here that look like ours and are none of the manifest's."""
@@ -161,15 +163,23 @@ class SealedLog:
             raise self._damaged(file, f"columns {extra} were not sealed")
 
     def _check(self, manifest: Manifest) -> None:
-        """Paths stay inside, and no record is in two files of one kind."""
-        ends: dict[str, int] = {}
+        """Paths stay inside and say what their file holds; each seal's files follow the last's."""
+        first, end = 1, 0
+        seen = set()
         for file in manifest.files:
-            if not _PATH.fullmatch(file.path):
-                raise self._damaged(file, "that is no name of a sealed file")
-            kind = file.path.rsplit("/", 1)[0]
-            if not ends.get(kind, 0) < file.first <= file.last <= manifest.sealed_to:
-                raise self._damaged(file, "its records are listed twice, or were never sealed")
-            ends[kind] = file.last
+            folder = rf"version={file.version}/day={_DAY}" if file.version else "voids"
+            if not re.fullmatch(
+                rf"{folder}/{file.first:019d}-{file.last:019d}\.parquet", file.path
+            ):
+                raise self._damaged(file, "that is no name of such a sealed file")
+            if file.first > end:
+                first, end = end + 1, file.last
+            if file.path in seen or (file.first, file.last) != (first, end) or end < first:
+                raise self._damaged(file, "its records are listed twice, or some before it are not")
+            seen.add(file.path)
+        if end != manifest.sealed_to:
+            msg = f"the manifest of {self.name} lists records up to {end}, not {manifest.sealed_to}"
+            raise SealDamaged(msg, hint="restore manifest.json from a backup")
 
     def _damaged(self, file: SealedFile, what: str) -> SealDamaged:
         msg = f"sealed file {file.path!r} of {self.name}: {what}"

@@ -101,7 +101,8 @@ class Parts:
             raise BadRange("split= names no part", hint='{"train": 0.8, "test": 0.2}')
         if all(isinstance(share, float) for share in given.values()):
             shares = [float(share) for share in given.values()]  # type: ignore[arg-type]
-            if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:  # noqa: PLR2004 sums of decimals
+            # Sums of decimals; written so that NaN does not pass.
+            if not (min(shares) > 0 and abs(sum(shares) - 1) <= 1e-9):  # noqa: PLR2004 the same
                 raise BadRange(f"split= takes shares that add up to 1, got {given}")
             begins = tuple(sum(shares[:place]) for place in range(1, len(shares)))
             return cls(tuple(given), begins, by_share=True, gap_us=gap_us)

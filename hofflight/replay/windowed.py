@@ -13,21 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+import duckdb
 import pyarrow as pa
 
+from hofflight.errors import ReplayMemory
 from hofflight.replay.duckdb_engine import SqlEngine, open_duckdb
 from hofflight.replay.kernel import Kernel, key_starts
 from hofflight.replay.plain_columns import plain_batch, plain_schema, retyped
 from hofflight.replay.prepared import SEQ, answer_schema
 
 if TYPE_CHECKING:
-    import duckdb
-
     from hofflight.replay.prepared import AsOf, Question
     from hofflight.settings import ReplaySettings
 
 EngineName = Literal["duckdb", "kernel", "auto"]
-CHUNK_ROWS: Final = 65_536
+CHUNK_ROWS: Final = 32_768
 _SAMPLE_PARTS: Final = 1 << 20
 
 
@@ -85,8 +85,22 @@ def database(settings: ReplaySettings) -> Iterator[duckdb.DuckDBPyConnection]:
         )
         try:
             yield con
+        except duckdb.Error as error:
+            raise _ours(error, settings) from error
         finally:
             con.close()
+
+
+def _ours(error: duckdb.Error, settings: ReplaySettings) -> Exception:
+    """What a user can do something about; anything else as it came."""
+    text = str(error)
+    if "Out of Memory" in text or "OutOfMemory" in text:
+        msg = f"replay needs more than replay.memory_mib = {settings.memory_mib}"
+        return ReplayMemory(msg, hint='raise it, or take engine="kernel" and fewer threads')
+    if "No space left" in text or "temp_directory" in text:
+        msg = f"replay could not spill to disk: {text.splitlines()[0][:200]}"
+        return ReplayMemory(msg, hint="free space, or name another folder in replay.spill")
+    return error
 
 
 def _chosen(question: Question, how: How) -> str:

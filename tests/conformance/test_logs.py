@@ -1,6 +1,9 @@
 """What every event log promises, whatever it keeps its entries in."""
 
 import threading
+from contextlib import suppress
+
+import pytest
 
 from hofflight.eventlog.protocol import Entry, EntryMeta
 
@@ -75,3 +78,64 @@ def test_a_large_entry_is_one_entry(logs):
 
     assert log.entry_at(position) == entry
     assert [e for _, e in logs.open().read()] == [entry]
+
+
+def test_nothing_was_trimmed_of_a_new_log(logs):
+    """The first entry is the first there will be."""
+    log = logs.open()
+    assert log.first_number() == 1
+    log.append([make_entry(1), make_entry(2)])
+    assert log.first_number() == 1
+
+
+@pytest.fixture
+def rotating(logs):
+    """Logs that can forget: a segment is full after a megabyte."""
+    logs._settings = logs._settings.model_copy(update={"segment_bytes_max": 1 << 20})
+    return logs
+
+
+@pytest.mark.parametrize("through", [0, 1, 7, 49, 50, 99])
+def test_a_trim_keeps_every_entry_above_its_number(rotating, through):
+    """What may be forgotten is up to the log; what may not, is not, and it goes on."""
+    log = rotating.open()
+    positions = {}
+    for number in range(1, 51):
+        positions[number] = log.append([make_entry(number, size=100_000)])[0]
+    freed = log.trim(through)
+
+    kept = [entry.meta.number for _, entry in log.read()]
+    assert kept == list(range(log.first_number(), 51))
+    assert log.first_number() <= through + 1
+    assert (freed > 0) == (log.first_number() > 1)
+    assert log.last_number() == 50
+    for number in kept:
+        assert log.entry_at(positions[number]) == make_entry(number, size=100_000)
+    again = rotating.open()
+    assert (again.first_number(), again.last_number()) == (log.first_number(), 50)
+    again.append([make_entry(51)])
+    assert [meta.number for _, meta in again.read_meta(48)] == [49, 50, 51]
+
+
+def test_a_trim_frees_what_it_can(rotating):
+    """Some of it at least, where there are megabytes; once."""
+    log = rotating.open()
+    for number in range(1, 51):
+        log.append([make_entry(number, size=100_000)])
+
+    assert log.trim(49) > 1_000_000
+    assert log.trim(49) == 0
+
+
+def test_a_reader_under_way_survives_a_trim_or_sees_it(rotating):
+    """It gets entries in order, then the end or a missing file; never a gap."""
+    log = rotating.open()
+    for number in range(1, 51):
+        log.append([make_entry(number, size=100_000)])
+    reader = log.read()
+    found = [next(reader)[1].meta.number for _ in range(3)]
+    log.trim(49)
+    with suppress(FileNotFoundError):
+        found += [entry.meta.number for _, entry in reader]
+
+    assert found == list(range(1, len(found) + 1))

@@ -232,3 +232,79 @@ def test_a_pickle_in_the_file_stays_bytes(path, registry):
 
     assert (record.input_schema, record.source) == (trap, trap)
     assert not _Trap.sprung
+
+
+def format_1(path, *groups):
+    """A registry as the first release left it: no types of answers."""
+    with closing(Registry(path)) as registry:
+        for group in groups:
+            save(registry, group)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("ALTER TABLE groups DROP COLUMN full_schema")
+        database.execute("PRAGMA user_version = 1")
+        database.commit()
+
+
+def columns_of_groups(path):
+    with closing(sqlite3.connect(path)) as database:
+        found = [row[1] for row in database.execute("PRAGMA table_info(groups)")]
+        return found, database.execute("PRAGMA user_version").fetchone()[0]
+
+
+def test_a_group_is_kept_with_the_types_of_its_full_row(registry):
+    """Sealing needs them where the code is not at hand."""
+    record = save(registry, make_group(extra={"x": pa.float64()}))
+
+    assert record.full == make_group(extra={"x": pa.float64()}).schema
+    assert record.input == make_group(extra={"x": pa.float64()}).input
+    assert (record.key, record.event_time) == (("card",), "ts")
+
+
+def test_a_registry_of_format_1_is_read_and_brought_up_to_date(path):
+    """Everything stays; the types of answers come when a version is registered again."""
+    format_1(path, make_group(), make_group(2, minutes=20))
+    with closing(Registry(path)) as registry:
+        before = registry.groups()
+        assert [record.version for record in before] == [1, 2]
+        assert [record.full for record in before] == [None, None]
+        assert [record.input for record in before] == [make_group().input] * 2
+
+        noted = save(registry, make_group())
+        assert noted.full == make_group().schema
+        assert (noted.created_us, noted.code_hash) == (before[0].created_us, before[0].code_hash)
+        assert registry.group("card_tx", 2).full is None
+        with pytest.raises(VersionChanged):
+            save(registry, make_group(2, minutes=30))
+        assert registry.group("card_tx", 2).full is None
+    with closing(Registry(path)) as registry:
+        assert registry.group("card_tx", 1).full == make_group().schema
+        new = save(registry, make_group(3, minutes=40))
+        assert new.full == make_group(3, minutes=40).schema
+
+
+def test_a_registry_of_format_1_is_read_as_it_is_beside_an_older_server(path):
+    """Reading changes nothing in the file."""
+    format_1(path, make_group())
+    with closing(Registry(path, read_only=True)) as registry:
+        assert registry.group("card_tx").full is None
+        assert registry.group("card_tx").module == "shop.features"
+        with pytest.raises(ReadOnly):
+            save(registry, make_group(9))
+
+    found, number = columns_of_groups(path)
+    assert "full_schema" not in found
+    assert number == 1
+
+
+def test_a_migration_that_was_killed_is_ended_by_the_next_start(path):
+    """The column was there, the number of the format was not."""
+    format_1(path, make_group())
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("ALTER TABLE groups ADD COLUMN full_schema BLOB NOT NULL DEFAULT x''")
+        database.commit()
+
+    with closing(Registry(path, read_only=True)) as registry:
+        assert registry.group("card_tx").full is None
+    with closing(Registry(path)) as registry:
+        assert save(registry, make_group()).full == make_group().schema
+    assert columns_of_groups(path)[1] == 2

@@ -249,3 +249,71 @@ def test_a_key_has_4096_rows_in_one_microsecond_and_not_one_more():
     assert plan.run_row(state, [1, 6, None, None, None], 0).row[-1] == 4_097
     assert plan.run_row(state, [2, 5, None, None, None], 0).row[-1] == 1
     assert plan.run_row(state, [1, 4, None, None, None], 0).row[-1] == 1
+
+
+POOLS = {
+    None: [None, True], "x": [None, 1e16, -1e16, 0.1, 0.25, 5e-324], "i": [None, 1, -3, 2**62],
+    "s": [None, "a", "b", "c"],
+}  # fmt: skip
+LOADED = plan_of(WINDOWS | {
+    "tile_2": hof.std("i").over("90s", tile="3s"),
+    "session_2": hof.max("x").session("1s", own_row=False),
+    "quantile": hof.quantile("i", 0.9).over("50s"),
+    "life_2": hof.var("x").lifetime(),
+})  # fmt: skip
+
+
+def pushed_and_loaded(plan, rows):
+    """One state to which every row was pushed, one that was loaded with them all."""
+    pushed, loaded = plan.new_state(), plan.new_state()
+    histories = {}
+    for card, ts, values in rows:
+        if pushed.push(card, ts, values) is not None:
+            histories.setdefault(card, []).append((ts, values))
+        pushed.commit()
+    for card, history in histories.items():
+        history.sort(key=lambda row: row[0])  # stable: ties stay in the order of arrival
+        columns = [list(column) for column in zip(*(values for _, values in history), strict=True)]
+        loaded.load_rows(card, [ts for ts, _ in history], columns)
+    return pushed, loaded
+
+
+def answers_of(state, rows):
+    found = []
+    for card, ts, values in rows:
+        found.append(repr(state.push(card, ts, values)))
+        state.commit()
+    return found
+
+
+def series_rows(plan, seed, count, start=0):
+    """Rows as `push` takes them, of two keys: steps of some ms to minutes, some back, some late."""
+    random_ = random.Random(seed)
+    now, rows = start, []
+    for _ in range(count):
+        now += random_.choice([0, 0, 1, 5, 400, 999, 3_000, 20_000, 60_000]) * 1_000
+        back = random_.choice([0, 0, 0, 0, 1_000, 4_000, 9_999, 10_001, 50_000]) * 1_000
+        values = [random_.choice(POOLS[series.column]) for series in plan.windows.series]
+        rows.append((random_.randrange(2), now - back, values))
+    return rows, now
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 30, 70, 300]), st.integers(1, 60))
+def test_loading_rows_is_pushing_each(seed, count, more):
+    """A key's whole history at once: every later answer is the same to the bit."""
+    rows, now = series_rows(LOADED, seed, count)
+    later, _ = series_rows(LOADED, seed + 1, more, now)
+    pushed, loaded = pushed_and_loaded(LOADED, rows)
+
+    assert answers_of(loaded, later) == answers_of(pushed, later)
+
+
+def test_loading_many_rows_leaves_no_more_in_memory_than_pushing_them():
+    """What no window reaches any more is dropped at once."""
+    plan = plan_of({"n": hof.sum("x").over("1s")}, late="1s")
+    rows, _ = series_rows(plan, 1, 5_000)
+    pushed, loaded = pushed_and_loaded(plan, rows)
+
+    for card, state in loaded.keys.items():
+        assert len(state.ts) <= len(pushed.keys[card].ts) + 64
+        assert len(state.ts) < 500
