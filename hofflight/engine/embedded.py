@@ -247,7 +247,9 @@ class Engine:
     def _new_work(self, name: str) -> _Work:
         log = self._open_log(name)
         partition = Partition(name, log, self._clock, self._settings, self.counters)
-        for position, meta in log.read_meta(ids_after(self._snapshots / name)):
+        # Ids up to here were forgotten before the restart: they keep no segment from being trimmed.
+        partition.ids.young_after = ids_after(self._snapshots / name)
+        for position, meta in log.read_meta(partition.ids.young_after):
             partition.ids.add(meta.id, position, number=meta.number, arrival_us=meta.arrival_us)
         work = self._works[name] = _Work(partition, threading.RLock(), FunctionWatch(self._clock))
         work.snapshot_number = log.last_number()

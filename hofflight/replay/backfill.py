@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from hofflight.replay.frames import late_rows
 from hofflight.replay.kernel import key_starts
-from hofflight.replay.plain_columns import plain_batch, plain_schema, retyped
+from hofflight.replay.plain_columns import retyped
 from hofflight.replay.prepared import SEQ, TS
 from hofflight.replay.transformed import Transformation
 from hofflight.replay.windowed import CHUNK_ROWS, database, whole_keys
@@ -55,13 +55,13 @@ def rebuild(
 
     def rows() -> Iterator[pa.RecordBatch]:
         for part in history.parts(last=number, about=transformation.about):
-            yield plain_batch(transformation.apply(part.rows).select(schema.names))
+            yield transformation.apply(part.rows).select(schema.names)
             progress(part.rows.num_rows)
 
-    with database(settings) as con:
-        con.register("source", pa.RecordBatchReader.from_batches(plain_schema(schema), rows()))
+    with database(settings) as db:
+        db.feed(db.con, "source", schema, rows())
         order = ", ".join([*question.keys, SEQ])
-        ordered = con.sql(f"SELECT * FROM source ORDER BY {order}")
+        ordered = db.con.sql(f"SELECT * FROM source ORDER BY {order}")
         for chunk in whole_keys(ordered.to_arrow_reader(CHUNK_ROWS), question.keys):
             _load(state, group, question.keys, retyped(chunk, schema))
     return number, state

@@ -33,8 +33,8 @@ def explain(
     id_ = _checked(request_id)
     answers = Answers(history, group)
     keys = _keys_of(answers, id_)
-    with database(settings) as con:
-        found = pa.Table.from_batches(list(answers.windowed(con, keys=keys)))
+    with database(settings) as db:
+        found = pa.Table.from_batches(list(answers.windowed(db, keys=keys)))
     rows = found.sort_by([(TS, "ascending"), (SEQ, "ascending")]).combine_chunks().to_batches()[0]
     mine = pc.and_(rows.column("_ours"), pc.equal(rows.column("_request_id"), id_))
     places = pc.indices_nonzero(mine).to_pylist()

@@ -23,7 +23,7 @@ from hofflight.features.window import HOLISTIC
 from hofflight.replay.duckdb_engine import one_row
 from hofflight.replay.label_join import LabelJoin
 from hofflight.replay.logged import ABOUT
-from hofflight.replay.plain_columns import plain_batch, plain_schema, retyped
+from hofflight.replay.plain_columns import retyped
 from hofflight.replay.prepared import SEQ, TS
 from hofflight.replay.transformed import Transformation
 from hofflight.replay.windowed import CHUNK_ROWS, How, database, windowed
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from hofflight.replay.prepared import AsOf
     from hofflight.replay.read_log import History
     from hofflight.replay.span import Parts, Span
-    from hofflight.replay.windowed import EngineName
+    from hofflight.replay.windowed import Database, EngineName
     from hofflight.settings import ReplaySettings
 
 SPLIT: Final = "split"
@@ -139,9 +139,9 @@ class Training:
             report.dropped = report.read - report.rows
             report.seconds = round(time.monotonic() - started_s, 3)
 
-        with database(self.settings) as con:
-            found = windowed(con, rows.raw(), rows.schema, question, how)
-            yield counted(_finished(con, self, rows, found, report)), report
+        with database(self.settings) as db:
+            found = windowed(db, rows.raw(), rows.schema, question, how)
+            yield counted(_finished(db, self, rows, found, report)), report
 
     def _chosen_engine(self, transformation: Transformation) -> Any:
         if self.engine != "auto":
@@ -218,18 +218,15 @@ class _Rows:
 
 
 def _finished(
-    con: duckdb.DuckDBPyConnection,
+    db: Database,
     training: Training,
     rows: _Rows,
     found: Iterator[pa.RecordBatch],
     report: TrainingReport,
 ) -> Iterator[pa.RecordBatch]:
     """Labels, order and split: the columns of the table, and some that the caller drops."""
-    cursor = con.cursor()
-    reader = pa.RecordBatchReader.from_batches(
-        plain_schema(rows.out), map(plain_batch, rows.finished(found))
-    )
-    cursor.register("vectors", reader)
+    cursor = db.con.cursor()
+    db.feed(cursor, "vectors", rows.out, rows.finished(found))
     joined, labels = "SELECT * FROM vectors", training.labels
     if labels is not None:
         joined = labels.sql(cursor, "vectors", rows.out.names)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hofflight.features.view import View
     from hofflight.replay.equality import Mask
     from hofflight.replay.read_log import History, Part
+    from hofflight.replay.windowed import Database
     from hofflight.settings import ReplaySettings
 
 LATE: Final = "_late"  # the flag beside the features, under a name that no column can have
@@ -65,8 +66,8 @@ class Verification:
         answers = Answers(self.history, self.group)
         how = How("duckdb", sample=self.sample, tolerances=True)
         features = [feature.column for feature in self.view.features]
-        with database(self.settings) as con:
-            for batch in answers.windowed(con, how, progress):
+        with database(self.settings) as db:
+            for batch in answers.windowed(db, how, progress):
                 ours = self._ours(batch)
                 answered = ours.column("_answered")
                 parity.unserved += len(ours) - answered.true_count
@@ -126,7 +127,7 @@ class Answers:
 
     def windowed(
         self,
-        con: Any,
+        db: Database,
         how: How = _HOW,
         progress: Callable[[int], None] = lambda _: None,
         keys: pa.Table | None = None,
@@ -134,7 +135,7 @@ class Answers:
         """All rows, or those of some keys: recorded columns, then what replay gives."""
         question = self.transformation.preparation.question
         rows = self._rows(progress, keys)
-        return windowed(con, rows, self._schema, question, how)
+        return windowed(db, rows, self._schema, question, how)
 
     def replayed(self, rows: pa.RecordBatch) -> dict[str, pa.Array]:
         """What replay gives for each column: derived ones from the windows that were served."""

@@ -61,32 +61,56 @@ def scale_names(question: Question) -> list[str]:
     ]
 
 
-def windowed(
-    con: duckdb.DuckDBPyConnection, rows: Rows, schema: pa.Schema, question: Question, how: How
-) -> Rows:
+class Database:
+    """DuckDB for one replay, and what went wrong in the streams that it reads."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
+        self.con = con
+        self.failed: list[Exception] = []
+
+    def feed(
+        self, con: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, rows: Rows
+    ) -> None:
+        """Give batches a name in `con`, to be read once; of plain types."""
+
+        def watched() -> Rows:
+            try:
+                for batch in rows:
+                    yield plain_batch(batch)
+            except Exception as error:  # DuckDB would tell of it in its own words
+                self.failed.append(error)
+                raise
+
+        con.register(name, pa.RecordBatchReader.from_batches(plain_schema(schema), watched()))
+
+
+def windowed(db: Database, rows: Rows, schema: pa.Schema, question: Question, how: How) -> Rows:
     """Rows with their windows, in no order.
 
     `rows`: batches of `schema`, whose columns contain the prepared ones.
     """
-    reader = pa.RecordBatchReader.from_batches(plain_schema(schema), map(plain_batch, rows))
-    con.register("source", reader)
+    db.feed(db.con, "source", schema, rows)
     answer = _by_kernel if how.engine == "kernel" else _by_sql
     wanted = windowed_schema(schema, question, how)
-    return (retyped(batch, wanted) for batch in answer(con, question, how))
+    return (retyped(batch, wanted) for batch in answer(db.con, question, how))
 
 
 @contextmanager
-def database(settings: ReplaySettings) -> Iterator[duckdb.DuckDBPyConnection]:
-    """DuckDB for one replay; what it spills goes with it."""
+def database(settings: ReplaySettings) -> Iterator[Database]:
+    """DuckDB for one replay; what it spills goes with it.
+
+    Raises: what a stream that it read raised; ReplayMemory (HOF-509).
+    """
     parent = settings.spill or Path(tempfile.gettempdir())
     with tempfile.TemporaryDirectory(prefix="hof-replay-", dir=parent) as spill:
         con = open_duckdb(
             memory_mib=settings.memory_mib, threads=settings.threads or None, spill=Path(spill)
         )
+        db = Database(con)
         try:
-            yield con
+            yield db
         except duckdb.Error as error:
-            raise _ours(error, settings) from error
+            raise (db.failed[0] if db.failed else _ours(error, settings)) from error
         finally:
             con.close()
 

@@ -67,8 +67,8 @@ def replayed(group, rows, directory, engine):
         parts = [transformation.apply(p.rows) for p in app.offline().history(group.name).parts()]
         kept = ["_arrival", *question.schema.names, *group.transformed]
         batches = [part.select(kept) for part in parts]
-        with database(hof.load_settings().replay) as con:
-            found = windowed(con, iter(batches), batches[0].schema, question, How(engine))
+        with database(hof.load_settings().replay) as db:
+            found = windowed(db, iter(batches), batches[0].schema, question, How(engine))
             table = pa.Table.from_batches(list(found)).sort_by("_seq")
     batch = table.combine_chunks().to_batches()[0]
     columns = {name: batch.column(name) for name in (*group.transformed, *group.windows)}

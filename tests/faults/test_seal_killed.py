@@ -70,11 +70,15 @@ def seal(path, *, kill_after_s=None):
 # The command, told to seal in small parts: a kill then falls between, before or into any of them.
 PROGRAM = """
 import sys
-from hofflight import limits
+import pyarrow as pa
+import pyarrow.parquet as pq
 from hofflight.cli.main import main
 from hofflight.replay import offline, seal
 seal_all = seal.seal
 def seal_in_small_parts(*args, **options):
+    # What is loaded on first use would take most of the time in which a kill may fall.
+    table = pa.table({"x": pa.array([0.0]).to_numpy()}).sort_by("x")
+    pq.write_table(table, pa.BufferOutputStream(), compression="zstd")
     print("ready", flush=True)
     return seal_all(*args, rows_max=50, **options)
 offline.seal = seal_in_small_parts

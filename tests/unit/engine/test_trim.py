@@ -95,6 +95,18 @@ def test_ids_that_are_remembered_keep_their_answers(open_trimming, group, event)
         app.vector("g", event(1, 1, 999), request_id=(95).to_bytes(16, "big"))
 
 
+def test_a_store_that_is_often_restarted_is_trimmed_too(open_trimming, group, event):
+    """Ids that were forgotten before a restart are not needed after it."""
+    for start in range(0, 120, 12):
+        app = open_trimming(group(windows=LIFE, derive={}))
+        answers = send(app, range(start, start + 12), event)
+        app.seal()
+        assert send(app, range(start + 2, start + 12), event) == answers[2:]
+        app.close()
+
+    assert first_number(open_trimming(group(windows=LIFE, derive={}))) > 60
+
+
 @pytest.mark.parametrize("crash", [False, True], ids=["closed", "killed"])
 def test_a_restart_after_a_trim_answers_the_same(stores, open_trimming, group, event, crash):
     """From snapshots and what is left of the log, again and again."""

@@ -102,12 +102,19 @@ def test_null_and_nan_are_close_to_themselves_alone():
 
 
 def test_infinities_are_close_to_themselves_alone():
-    """Also where the scale is infinite: then only the same value passes."""
-    for scale in (1.0, math.inf, None, math.nan):
+    """And never to the opposite one, whatever the scale."""
+    for scale in (1.0, 1e308, None, math.nan, math.inf):
         assert near(math.inf, math.inf, scale)
         assert not near(math.inf, -math.inf, scale)
+    for scale in (1.0, 1e308, None, math.nan):
         assert not near(1.0, math.inf, scale)
         assert not near(-math.inf, 1.0, scale)
+
+
+def test_a_sum_may_overflow_on_the_way_where_the_sum_of_sizes_does():
+    """Engines add in different orders: one meets infinity before values of the other sign."""
+    assert near(1e308, math.inf, math.inf)
+    assert near(-math.inf, 1e308, math.inf)
 
 
 def test_an_unknown_scale_lets_nothing_but_the_same_pass():

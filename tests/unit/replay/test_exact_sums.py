@@ -177,6 +177,19 @@ def test_a_hundred_thousand_rows_add_up_like_ten():
     same(found, [math.fsum(rows[a:b].tolist()) for a, b in zip(low, high, strict=True)])
 
 
+def test_two_limbs_are_rounded_once_when_the_upper_one_is_no_double():
+    """20,000 upper limbs of up to 40 bits add up to more than 53."""
+    random = np.random.default_rng(5)
+    rows = random.integers(2**52, 2**53, 40_000) * 2.0**27
+    rows[::2] = random.integers(1, 2**40, 20_000)
+    low = random.integers(0, 500, 60)
+    high = random.integers(39_500, 40_000, 60)
+
+    found = FloatSums(rows, np.ones(len(rows), bool)).sums(low, high)
+
+    same(found, [math.fsum(rows[a:b].tolist()) for a, b in zip(low, high, strict=True)])
+
+
 @pytest.mark.parametrize("terms", [1, 3])
 def test_limbs_are_so_narrow_that_no_prefix_sum_leaves_int64(terms):
     """All bits set in all terms of all rows: the worst that there is."""
