@@ -106,7 +106,7 @@ def open_store(
 
     @functools.cache
     def offline() -> Offline:
-        return _offline(store, registry, engine.group, settings)
+        return _offline(store, registry, engine.group, settings, clock)
 
     def rebuild(group: FeatureGroup) -> Rebuilt:
         from hofflight.replay.backfill import rebuild as rebuilt
@@ -166,13 +166,14 @@ def _offline(
     registry: Registry,
     group_of: Callable[[str, int | None], FeatureGroup],
     settings: Settings,
+    clock: Clock,
 ) -> Offline:
     from hofflight.replay.offline import Offline
 
     def open_log(stream: str) -> LogReader:
         return LogReader(store.log / stream)
 
-    return Offline(registry, open_log, store.sealed, store.labels, group_of, settings.replay)
+    return Offline(registry, open_log, store.sealed, store.labels, group_of, settings.replay, clock)
 
 
 @contextlib.contextmanager
@@ -193,7 +194,8 @@ def read_offline(
         return known[record.name, record.version]
 
     with contextlib.closing(registry):
-        yield _offline(Store(Path(path)), registry, group_of, settings or load_settings()), [*logs]
+        chosen = settings or load_settings()
+        yield _offline(Store(Path(path)), registry, group_of, chosen, SystemClock()), [*logs]
 
 
 # --- backfill -------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from hofflight import limits
 from hofflight.errors import TieLimit
 from hofflight.replay.plain_columns import retyped
 from hofflight.replay.prepared import SEQ, answer_schema
-from hofflight.replay.sql_shape import quoted
-from hofflight.replay.to_sql import MACROS, Facts, Sql, facts_query
+from hofflight.replay.sql_shape import MACROS, quoted
+from hofflight.replay.to_sql import Facts, Sql, facts_query
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from hofflight.replay.prepared import AsOf, Question
-
-_RELATIONS = ("answers", "plain", "visible", "timed")
 
 
 def open_duckdb(
@@ -66,22 +64,23 @@ class SqlEngine:
         Raises: TieLimit (HOF-210).
         """
         con.execute(MACROS)
-        for name in _RELATIONS:
-            _drop(con, name)
         low_us, high_us, in_order = one_row(con, facts_query(self._question, source))
         facts = Facts(low_us or 0, high_us or 0, in_order)
         sql = Sql(self._question, self._as_of, source, facts, tolerances=self._tolerances)
-        con.execute(f"CREATE {'VIEW' if in_order else 'TABLE'} timed AS {sql.timed()}")
-        con.execute(f"CREATE TABLE visible AS {sql.visible()}")
-        (ties,) = one_row(con, "SELECT max(tie) FROM visible")
-        if ties is not None and ties >= limits.ties_max:
+        for name, text in (("timed", sql.timed()), ("visible", sql.visible())):
+            con.execute(f"CREATE OR REPLACE TABLE {name} AS {text}")
+        tie, *wide = one_row(con, sql.extremes())
+        if tie >= limits.ties_max:
             msg = f"a key has more than {limits.ties_max} rows in one microsecond"
             raise TieLimit(msg, hint='replay it with engine="kernel"')
-        con.execute(f"CREATE TABLE plain AS {sql.plain()}")
-        (odd,) = one_row(con, "SELECT bool_or(odd) FROM plain")
+        con.execute(f"CREATE OR REPLACE TABLE plain AS {sql.plain(wide)}")
         (late,) = one_row(con, "SELECT bool_or(late) FROM timed")
+        (odd,) = one_row(con, "SELECT bool_or(_odd) FROM plain")
+        if odd:
+            con.execute(f"CREATE OR REPLACE TABLE odd AS {sql.odd()}")
+        con.execute("DROP TABLE visible")
         answers = sql.answers(some_odd=bool(odd), some_late=bool(late))
-        con.execute(f"CREATE {'TABLE' if odd or late else 'VIEW'} answers AS {answers}")
+        con.execute(f"CREATE OR REPLACE VIEW answers AS {answers}")
         return "answers"
 
     def table(self, con: duckdb.DuckDBPyConnection, source: str) -> pa.Table:
@@ -94,15 +93,6 @@ class SqlEngine:
         wanted = pa.schema([*schema, *scales])
         batches = [retyped(batch, wanted) for batch in answers.to_arrow_table().to_batches()]
         return pa.Table.from_batches(batches, wanted)
-
-
-def _drop(con: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Remove what an answer before left: a table, or a view."""
-    found = con.execute(
-        "SELECT table_type FROM information_schema.tables WHERE table_name = ?", [name]
-    ).fetchall()
-    for (kind,) in found:
-        con.execute(f"DROP {'VIEW' if kind == 'VIEW' else 'TABLE'} {name}")
 
 
 def one_row(con: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:

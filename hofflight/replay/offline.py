@@ -27,6 +27,7 @@ from hofflight.replay.verify import Verification
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from hofflight.clock import Clock
     from hofflight.features.group import FeatureGroup
     from hofflight.features.registry import GroupRecord, Registry
     from hofflight.features.view import View
@@ -67,8 +68,10 @@ class Offline:
         labels: Path,
         group_of: Callable[[str, int | None], FeatureGroup],
         settings: ReplaySettings,
+        clock: Clock,
     ) -> None:
         self._registry = registry
+        self._clock = clock
         self._open_log = open_log
         self._sealed = sealed
         self._labels = labels
@@ -114,7 +117,8 @@ class Offline:
         Raises: BadLabels (HOF-214).
         """
         found = find_view(view, version, self._registry.views(), self._group_of)
-        table = checked_labels(read_labels(labels), found, self._registry.group(*found.group))
+        record = self._registry.group(*found.group)
+        table = checked_labels(read_labels(labels, record.input), found, record)
         LabelStore(self._labels / found.name).add(table)
         return table.num_rows
 
@@ -150,10 +154,11 @@ class Offline:
         Raises: StoreLocked (HOF-501), somebody else does; StoreFormat (HOF-503), the types of its
             answers are not known.
         """
-        records = self.records(stream)
-        log = self._open_log(stream)
-        versions = {record.version: _sorting(record) for record in records}
-        return seal(log, SealedLog(self._sealed / stream), versions, progress=progress)
+        name = self.records(stream)[0].name
+        return seal(
+            self._open_log(stream), SealedLog(self._sealed / stream),
+            _Sortings(self._registry, name), until_us=self._clock.wall_us(), progress=progress,
+        )  # fmt: skip
 
     def sealed_to(self, stream: str) -> int:
         """Number of the last record of a log that is sealed."""
@@ -257,12 +262,25 @@ class Offline:
     def _label_join(self, view: View, group: FeatureGroup, labels: Any) -> LabelJoin | None:
         """The labels given, or else those that were loaded; None where the view has none."""
         if labels is not None:
-            loads = [checked_labels(read_labels(labels), view, group)]
+            loads = [checked_labels(read_labels(labels, group.input), view, group)]
         elif view.labels:
             loads = LabelStore(self._labels / view.name).loads()
         else:
             return None
         return LabelJoin(group, view.labels, loads)
+
+
+class _Sortings(dict[int, Sorting]):
+    """By version, looked up when its rows are met: it may be registered while a seal runs."""
+
+    def __init__(self, registry: Registry, name: str) -> None:
+        super().__init__()
+        self._registry = registry
+        self._name = name
+
+    def __missing__(self, version: int) -> Sorting:
+        found = self[version] = _sorting(self._registry.group(self._name, version))
+        return found
 
 
 def _sorting(record: GroupRecord) -> Sorting:

@@ -62,9 +62,12 @@ def seal(
     versions: Mapping[int, Sorting],
     *,
     rows_max: int = limits.sealed_rows_max,
+    until_us: int = limits.event_time_us_max,
     progress: Callable[[int], None] = lambda _: None,
 ) -> SealReport:
-    """Seal everything the log holds now. `progress` is told how many more rows are sealed.
+    """Seal what the log holds. `progress` is told how many more rows are sealed.
+
+    `until_us`: entries that arrived later are left to the next seal: a busy log has no end.
 
     Raises: StoreLocked (HOF-501), somebody else seals this log; SealDamaged (HOF-506), the
         manifest cannot be read; LogCorrupt (HOF-502).
@@ -75,7 +78,7 @@ def seal(
         manifest = sealed.manifest()
         for path in list(sealed.orphans(manifest)):
             path.unlink()
-        for entries in _parts(log, manifest.sealed_to, rows_max):
+        for entries in _parts(log, manifest.sealed_to, rows_max, until_us):
             files = _write(sealed, entries, versions)
             _sync_log(log, manifest.sealed_to)
             last = entries[-1].meta.number
@@ -87,11 +90,13 @@ def seal(
     return report
 
 
-def _parts(log: LiveLog, after: int, rows_max: int) -> Iterator[list[Entry]]:
+def _parts(log: LiveLog, after: int, rows_max: int, until_us: int) -> Iterator[list[Entry]]:
     """Entries after a number, in parts of about `rows_max` rows; none is cut."""
     part: list[Entry] = []
     rows = size = 0
     for _, entry in log.read(after):
+        if entry.meta.arrival_us > until_us:
+            break
         part.append(entry)
         rows += entry.meta.rows
         size += len(entry.body) + len(entry.answer_body)

@@ -57,8 +57,7 @@ def is_told(told, case, tolerance):
         return 1e-9 * abs(value) if spread else tolerance * size
 
     return all(
-        one == other
-        or (is_finite(one) and is_finite(other) and abs(one - other) <= bound(other))
+        one == other or (is_finite(one) and is_finite(other) and abs(one - other) <= bound(other))
         for one, other in zip(told, case.expected, strict=True)
     )
 

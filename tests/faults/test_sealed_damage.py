@@ -280,7 +280,6 @@ def test_a_damaged_manifest_neither_stops_serving_nor_closing(sealed):
         assert app.vector("g", row, version=1).to_dict()["g.n"] == 16
 
 
-@pytest.mark.xfail(strict=True, reason="DuckDB hides the error of the stream that it reads")
 def test_sealed_files_that_are_gone_with_what_was_trimmed_are_missed(sealed):
     """Neither snapshot nor history: the windows are not made up of what is left."""
     with sealed.open() as app:

@@ -162,7 +162,8 @@ def test_a_broken_rule_is_caught():
     con.register("prepared", answers.prepared)
     broken = con.sql(
         "SELECT _seq, false AS _late, count(*) OVER (PARTITION BY _k0 ORDER BY _ts "
-        f"RANGE BETWEEN {10 * second - 1} PRECEDING AND CURRENT ROW) AS w0 FROM prepared ORDER BY _seq"
+        f"RANGE BETWEEN {10 * second - 1} PRECEDING AND CURRENT ROW) AS w0 "
+        "FROM prepared ORDER BY _seq"
     ).to_arrow_table()
 
     assert answers.wrong(answers.kernel(), to_the_bit) == []

@@ -5,11 +5,16 @@ import os
 from itertools import zip_longest
 from random import Random
 
+import duckdb
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hofflight import limits
+from hofflight.errors import TieLimit
+from hofflight.features import window as hof
+from hofflight.features.group import feature_group
 from hofflight.replay.duckdb_engine import SqlEngine, open_duckdb
 from hofflight.replay.prepared import Preparation, answer_schema
 from hofflight.testing.oracle import replay
@@ -26,6 +31,7 @@ from hofflight.testing.strategies import (
     windows,
 )
 from hofflight.transform.evaluate import evaluate
+from hofflight.wire.schema import TIMESTAMP
 
 TABLES = {"fast": 4, "ci": 10, "soak": 200}[os.environ.get("HYPOTHESIS_PROFILE", "ci")]
 INEXACT = ("sum", "mean", "var", "std")
@@ -54,7 +60,7 @@ def answered(con, group, table, as_of="arrival", engine=SqlEngine):
     prepared = preparation.rows(columns, pa.array(range(table.num_rows), pa.int64()))
     places = list(range(table.num_rows))
     Random(table.num_rows).shuffle(places)
-    con.register("prepared", pa.table(prepared).take(places))
+    con.register("prepared", pa.table(prepared).take(pa.array(places, pa.int64())))
     return engine(preparation.question, as_of, tolerances=True).table(con, "prepared")
 
 
@@ -153,3 +159,151 @@ def test_every_aggregate_is_what_the_oracle_says(con, kind, as_of):
 def test_keys_may_be_of_any_type(con, case, as_of):
     """Composite ones, and parts that are equal once glued together."""
     assert_as_oracle(con, case, as_of)
+
+
+def seconds(group_windows, times, x, late="30d"):
+    """A case of one key: event times in seconds, values of x."""
+    group = group_of(group_windows, late=late)
+    rows = [
+        {"k": 7, "ts": time * 1_000_000, "x": value} for time, value in zip(times, x, strict=True)
+    ]
+    return Case(group, [{name: row[name] for name in group.input.names} for row in rows])
+
+
+def test_the_comparison_finds_a_broken_rule(con):
+    """RANGE over plain event time counts ties that came later; the oracle does not."""
+    case = seconds([hof.count().over("10s")], [0, 5, 5], [1.0, 1.0, 1.0])
+    table = transformed(case.group, case.rows)
+
+    class Broken(SqlEngine):
+        def table(self, con, source):
+            good = super().table(con, source)
+            counts = con.sql(
+                "SELECT count(*) OVER (PARTITION BY _k0 ORDER BY _ts "
+                f"RANGE 9999999 PRECEDING) AS w0 FROM {source} ORDER BY _seq"
+            ).to_arrow_table()
+            return good.set_column(2, "w0", counts["w0"])
+
+    assert differences(answered(con, case.group, table), case, "arrival") == []
+    wrong = differences(answered(con, case.group, table, engine=Broken), case, "arrival")
+    assert [line.split(":")[0] for line in wrong] == [f"row 1, w0 = {case.group.windows['w0']}"]
+
+
+def test_the_tolerance_is_the_sum_of_magnitudes(con):
+    """Beside a sum the sum of |x|, beside a mean that over the count; of plain and of odd rows."""
+    frames = [hof.sum("x").over("1m"), hof.mean("x").over("1m"), hof.var("x").over("1m")]
+    case = seconds(frames, [0, 9, 5], [1.0, -2.0, 4.5])
+
+    got = answered(con, case.group, transformed(case.group, case.rows))
+
+    assert got["_scale_w0"].to_pylist() == [1.0, 3.0, 5.5]
+    assert got["_scale_w1"].to_pylist() == [1.0, 1.5, 2.75]
+    assert got["_scale_w2"].to_pylist() == [1.0, 3.0, 5.5]
+
+
+def test_more_ties_than_the_order_holds_are_refused(con):
+    """4,096 rows of a key in one microsecond are answered, one more is an error with a code."""
+    full = seconds([hof.count().over("10s")], [5] * 4_096, [None] * 4_096)
+    got = answered(con, full.group, transformed(full.group, full.rows))
+    assert got["w0"].to_pylist() == list(range(1, 4_097))
+
+    over = Case(full.group, [*full.rows, full.rows[0]])
+    with pytest.raises(TieLimit):
+        answered(con, over.group, transformed(over.group, over.rows))
+
+
+def test_no_rows_have_no_answers(con):
+    case = seconds([hof.sum("x").over("10s"), hof.top_k("x", 2).last(3)], [], [])
+
+    assert answered(con, case.group, transformed(case.group, case.rows)).num_rows == 0
+
+
+@pytest.mark.parametrize("as_of", ["arrival", "event"])
+def test_all_of_time_fits_the_order(con, as_of):
+    """From the first moment of 1900 to the last of 2040, a window of a century between."""
+    group = group_of([hof.count().over("36525d"), hof.count().over("1us", own_row=False)])
+    times = [limits.event_time_us_min, limits.event_time_us_min, limits.event_time_us_max]
+
+    assert_as_oracle(con, Case(group, [{"k": 7, "ts": time} for time in times]), as_of)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_little_memory_is_enough_with_a_folder_to_spill_to(tmp_path, threads):
+    """Whatever the folder is called: its name is a setting, never SQL."""
+    spill = tmp_path / 'it\'s "spilled"; view=.. x'
+    spill.mkdir()
+    rows = 300_000
+    group = group_of([hof.count().over("7d"), hof.sum("x").over("7d")])
+    columns = {
+        "k": pa.array([row % 97 for row in range(rows)], pa.int64()),
+        "ts": pa.array([row * 1_000_000 for row in range(rows)], TIMESTAMP),
+        "x": pa.array([float(row % 89) for row in range(rows)]),
+    }
+    table = pa.table({name: columns[name] for name in group.input.names})
+
+    with (
+        open_duckdb(threads=2) as free,
+        open_duckdb(memory_mib=60, threads=threads, spill=spill) as bounded,
+    ):
+        wanted = answered(free, group, table)
+        got = answered(bounded, group, table)
+
+    assert got.equals(wanted), "these sums are of whole numbers, so exact"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM read_csv('{file}')",
+        "COPY (SELECT 1) TO '{file}'",
+        "ATTACH '{file}'",
+        "INSTALL httpfs",
+        "SET enable_external_access = true",
+        "SET memory_limit = '1TB'",
+        "SET lock_configuration = false",
+    ],
+)
+def test_the_database_reaches_nothing_and_stays_so(tmp_path, query):
+    """No file but in the folder to spill to, no extension, and no setting can be changed."""
+    spill, file = tmp_path / "spill", tmp_path / "rows.csv"
+    spill.mkdir()
+    file.write_text("a\n1\n")
+    with open_duckdb(memory_mib=100, spill=spill) as con, pytest.raises(duckdb.Error):
+        con.execute(query.format(file=file))
+
+
+def test_settings_are_as_asked():
+    with open_duckdb(memory_mib=128, threads=1) as con:
+        names = ("memory_limit", "threads", "TimeZone", "temp_directory", "enable_progress_bar")
+        found = [con.execute("SELECT current_setting(?)", [name]).fetchone()[0] for name in names]
+
+    assert found == ["128.0 MiB", 1, "UTC", "", False]
+
+
+def test_a_window_may_have_any_name(con):
+    """Also one that the text uses itself, of plain rows and of odd ones."""
+    names = ("odd", "moved", "late", "tie", "o", "r", "back", "plain", "select", "newest")
+    for as_of in ("arrival", "event"):
+        group = feature_group(
+            "g", version=1, key="k", event_time="ts",
+            input={"k": pa.int64(), "ts": TIMESTAMP},
+            windows={name: hof.count().over("10s") for name in names},
+        )  # fmt: skip
+        case = Case(group, [{"k": 7, "ts": time} for time in (0, 5, 5, 3)])
+        assert_as_oracle(con, case, as_of)
+
+
+def test_a_quantile_may_be_as_small_as_a_double(con):
+    assert_as_oracle(con, seconds([hof.quantile("x", 5e-324).over("10s")], [0, 1], [2.0, 1.0]))
+
+
+@pytest.mark.timeout(30)
+def test_a_key_with_much_disorder_is_answered_in_time(con):
+    """Work grows with the rows that odd rows see, not with a power of them."""
+    rows = 2_000
+    times = [place ^ 1 for place in range(rows)]  # every other row comes after a later one
+    case = seconds([hof.var("x").lifetime(), hof.sum("x").lifetime()], times, [0.5, 2.5] * 1_000)
+
+    got = answered(con, case.group, transformed(case.group, case.rows))
+
+    assert got["w1"].to_pylist()[-1] == 1.5 * rows - 0.5  # the row before it has a later time
