@@ -24,6 +24,8 @@ Term = tuple[Bits, Ints]
 
 LIMB_BITS: Final = 40
 MANTISSA_BITS: Final = 53
+# 2^900 times 2^93, the largest of two limbs, is a double; 2^-900 times 1 is not subnormal.
+EXPONENT_MAX: Final = 900
 WORD_BITS: Final = 64
 _HALF: Final = np.uint64(32)
 _HALF_MASK: Final = np.uint64(0xFFFFFFFF)
@@ -203,8 +205,11 @@ def _rounded(limbs: list[Ints], bits: int, base: int) -> Floats:
     if len(limbs) == 2:  # noqa: PLR2004 the usual data
         low, high = (limb.astype(np.float64) for limb in limbs)
         if np.abs(high).max(initial=0.0) < 2.0**MANTISSA_BITS:  # both exact: one rounding
+            whole = high * 2.0**bits + low
+            if -EXPONENT_MAX < base < EXPONENT_MAX:  # normal, so multiplying is exact, and faster
+                return whole * math.ldexp(1.0, base)
             with np.errstate(over="ignore"):
-                return np.ldexp(high * 2.0**bits + low, base)
+                return np.ldexp(whole, base)
     sign = np.where(limbs[-1] < 0, -1, 1)
     limbs = _carried([limb * sign for limb in limbs], bits)
     limbs = _carried([*limbs, np.zeros_like(sign)], bits)
