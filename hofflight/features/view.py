@@ -20,6 +20,10 @@ FEATURE: Final = re.compile(
 )
 
 
+# Columns that a training table may have beside features and labels, and that find a label's row.
+RESERVED_LABELS: Final = frozenset(("request_id", "row", "late", "split"))
+
+
 @dataclass(frozen=True, slots=True)
 class Feature:
     """One column of a group version; a vector names it `group.column`."""
@@ -136,7 +140,8 @@ def declare_view(
 
     Raises:
         InvalidName: HOF-101.
-        InvalidView: HOF-108, nothing selected, a feature twice, several streaming groups.
+        InvalidView: HOF-108, nothing selected, a feature twice, several streaming groups, a label
+            with the name of a column that finds its row.
         UnknownColumn: HOF-102.
         UnknownView: HOF-201, from `group_of`.
     """
@@ -161,7 +166,19 @@ def declare_view(
     if len(groups) > 1:
         msg = f"view {name!r} takes features of {sorted(groups)}"
         raise InvalidView(msg, hint="a view is over exactly one streaming group for now")
+    _require_labels(name, labels, group_of(*groups.pop()))
     return View(name, version, tuple(chosen), tuple(labels))
+
+
+def _require_labels(view: str, labels: Sequence[str], group: FeatureGroup) -> None:
+    """A label is none of the columns that find its row, and comes once."""
+    taken = RESERVED_LABELS | {*group.key, group.event_time}
+    if wrong := sorted(taken.intersection(labels)):
+        msg = f"view {view!r}: {wrong} cannot be labels"
+        raise InvalidView(msg, hint=f"names but {', '.join(sorted(taken))}")
+    if len(set(labels)) != len(labels):
+        msg = f"view {view!r}: a label is there twice: {list(labels)}"
+        raise InvalidView(msg)
 
 
 def _select(

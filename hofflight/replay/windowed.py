@@ -110,18 +110,23 @@ def database(settings: ReplaySettings) -> Iterator[Database]:
         try:
             yield db
         except duckdb.Error as error:
-            raise (db.failed[0] if db.failed else _ours(error, settings)) from error
+            # A stream's own failure comes first: DuckDB only repeats it.
+            first = _ours(db.failed[0] if db.failed else error, settings)
+            if first is error:
+                raise
+            raise first from error
         finally:
             con.close()
 
 
-def _ours(error: duckdb.Error, settings: ReplaySettings) -> Exception:
+def _ours(error: Exception, settings: ReplaySettings) -> Exception:
     """What a user can do something about; anything else as it came."""
     text = str(error)
-    if "Out of Memory" in text or "OutOfMemory" in text:
+    if isinstance(error, duckdb.OutOfMemoryException):
+        # It says so of a full disk, too, once it may spill no further.
         msg = f"replay needs more than replay.memory_mib = {settings.memory_mib}"
         return ReplayMemory(msg, hint='raise it, or take engine="kernel" and fewer threads')
-    if "No space left" in text or "temp_directory" in text:
+    if isinstance(error, duckdb.IOException):  # its only files are those that it spills
         msg = f"replay could not spill to disk: {text.splitlines()[0][:200]}"
         return ReplayMemory(msg, hint="free space, or name another folder in replay.spill")
     return error

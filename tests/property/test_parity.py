@@ -7,22 +7,11 @@ from pathlib import Path
 from hypothesis import given, settings
 
 import hofflight as hof
+from hofflight.testing.run import _split
 from hofflight.testing.strategies import cases, requests
 from tests.property.test_windows_oracle import bits
 
 STORES = {"fast": 10, "ci": 60, "soak": 600}[os.environ.get("HYPOTHESIS_PROFILE", "ci")]
-
-
-def parts_of(table, sizes):
-    """A table cut into requests."""
-    start = number = 0
-    while start < table.num_rows:
-        if sizes is None:
-            size = table.num_rows
-        else:
-            size = sizes if isinstance(sizes, int) else sizes[number % len(sizes)]
-        yield table.slice(start, size)
-        start, number = start + size, number + 1
 
 
 @settings(max_examples=STORES)
@@ -33,7 +22,7 @@ def test_what_was_served_is_what_is_trained(case, sizes):
     with tempfile.TemporaryDirectory() as folder, hof.open(Path(folder) / "store") as app:
         app.register(group)
         served = {}
-        for number, part in enumerate(parts_of(case.table, sizes)):
+        for number, part in enumerate(_split(case.table, sizes)):
             id_ = number.to_bytes(16, "big")
             vector = app.vector(group.name, part, request_id=id_)
             for row, values in enumerate(vector.batch.to_pylist()):

@@ -96,3 +96,10 @@ def test_names_and_versions_of_views_and_labels_are_checked():
     for bad in (0, True, "1", None):
         with pytest.raises(WrongType, match="version"):
             view_of(["card_tx.n"], version=bad)
+
+
+@pytest.mark.parametrize("labels", [["split"], ["request_id"], ["card"], ["ts"], ["a", "a"]])
+def test_a_label_is_no_column_that_finds_its_row(labels):
+    """A training table would have two columns of one name."""
+    with pytest.raises(InvalidView, match="HOF-108"):
+        view_of(["card_tx.*"], labels=labels)
