@@ -128,6 +128,8 @@ class Training:
         report = TrainingReport(
             self.view.name, self.view.version, self.group.code_hash(), engine, self.as_of
         )
+        if self.parts is not None:
+            report.parts = dict.fromkeys(self.parts.names, 0)
         rows = _Rows(self, transformation, report, progress)
         how = How(engine, self.as_of)
         started_s = time.monotonic()
@@ -276,7 +278,7 @@ def _split_sql(cursor: duckdb.DuckDBPyConnection, joined: str, parts: Parts) -> 
 
 def _count_parts(batch: pa.RecordBatch, counts: dict[str, int]) -> None:
     for entry in batch.column(SPLIT).value_counts().to_pylist():
-        counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
+        counts[entry["values"]] += entry["counts"]
 
 
 def _with_ids(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -101,8 +101,7 @@ def database(settings: ReplaySettings) -> Iterator[Database]:
 
     Raises: what a stream that it read raised; ReplayMemory (HOF-509).
     """
-    parent = settings.spill or Path(tempfile.gettempdir())
-    with tempfile.TemporaryDirectory(prefix="hof-replay-", dir=parent) as spill:
+    with _spill_folder(settings) as spill:
         con = open_duckdb(
             memory_mib=settings.memory_mib, threads=settings.threads or None, spill=Path(spill)
         )
@@ -117,6 +116,15 @@ def database(settings: ReplaySettings) -> Iterator[Database]:
             raise first from error
         finally:
             con.close()
+
+
+def _spill_folder(settings: ReplaySettings) -> tempfile.TemporaryDirectory[str]:
+    parent = settings.spill or Path(tempfile.gettempdir())
+    try:
+        return tempfile.TemporaryDirectory(prefix="hof-replay-", dir=parent)
+    except OSError as error:
+        msg = f"replay cannot spill to {str(parent)!r}: {error.strerror}"
+        raise ReplayMemory(msg, hint="name a folder that it may write to in replay.spill") from error
 
 
 def _ours(error: Exception, settings: ReplaySettings) -> Exception:

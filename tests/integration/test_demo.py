@@ -43,6 +43,7 @@ def cards(demo):
 def test_cards_answers_every_event(cards):
     assert cards["events"] == cards["answers"] > 500
     assert (cards["errors"], cards["error_codes"], cards["late"]) == (0, [], 0)
+    assert (cards["parity_rows"], cards["parity_mismatches"]) == (cards["events"], 0)
     assert 0 < cards["seconds"] < 60
     for latency in cards["latency_us"].values():
         assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"]
@@ -64,6 +65,7 @@ def test_cards_for_people_are_tables(demo):
 
     assert "bare echo" in shown.stdout
     assert " 0 errors" in shown.stdout
+    assert " answers replayed by DuckDB from the log, 0 mismatches" in shown.stdout
     assert "streaming:" in shown.stderr
 
 
@@ -71,5 +73,6 @@ def test_flights_agree_with_the_oracle(demo):
     result = json.loads(demo("flights", "--limit", "3000", "--json").stdout)
 
     assert result["events"] == result["answered"] == result["oracle_rows"] == 3_000
+    assert (result["parity_rows"], result["parity_mismatches"]) == (3_000, 0)
     assert (result["errors"], result["oracle_mismatches"], result["late"]) == (0, 0, 0)
     assert result["rows_per_s"] > 0

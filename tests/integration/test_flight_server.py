@@ -189,7 +189,8 @@ def test_get_schema_gives_the_output_schema(client):
 
 
 def test_actions_are_listed_and_answer(client):
-    assert [a.type for a in client.list_actions()] == ["health", "describe", "metrics"]
+    listed = [a.type for a in client.list_actions()]
+    assert listed == ["health", "describe", "metrics", "verify", "label"]
     assert json.loads(action(client, "health")) == {"status": "SERVING"}
     described = json.loads(action(client, "describe"))["views"]
     assert described[0]["labels"] == ["is_fraud"]
@@ -206,6 +207,7 @@ def test_actions_are_listed_and_answer(client):
         ("describe", b'{"other": 1}', "HOF-200"),
         ("describe", b"[" * 100_000, "HOF-200"),
         ("shutdown", b"", "HOF-213"),
+        ("verify", b'{"view": "echo"}', "HOF-213"),  # this server was given nobody to do it
     ],
 )
 def test_a_wrong_action_says_why(client, name, body, code):

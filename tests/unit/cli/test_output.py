@@ -43,9 +43,11 @@ def test_progress_elsewhere_than_on_a_terminal_is_a_line_every_tenth(capsys):
 
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.splitlines() == [
+    lines = [line.split(", ") for line in printed.err.splitlines()]
+    assert [done for done, _ in lines] == [
         f"streaming: {done} of 1000" for done in range(100, 1_001, 100)
     ]
+    assert all(rate.removesuffix("/s").replace(",", "").isdigit() for _, rate in lines)
 
 
 def test_progress_on_a_terminal_is_a_bar(monkeypatch):
