@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,7 @@ Start = Annotated[
     str | None, typer.Option("--from", metavar="TIME", help="Event times from here on.")
 ]
 _SHOWN_MAX = 5
+_NAMED = re.compile(r"([^@]+)(?:@([1-9][0-9]{0,8}))?")
 
 
 def train(
@@ -183,11 +185,11 @@ def named(text: str) -> tuple[str, int | None]:
 
     Raises: SettingsError (HOF-601).
     """
-    name, at, version = text.partition("@")
-    if at and not (version.isdigit() and int(version)):
+    found = _NAMED.fullmatch(text)
+    if not found:
         msg = f"{text!r} is no NAME or NAME@VERSION"
         raise SettingsError(msg)
-    return name, int(version) if at else None
+    return found[1], int(found[2]) if found[2] else None
 
 
 def _group(text: str, modules: str) -> FeatureGroup:

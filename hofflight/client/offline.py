@@ -9,7 +9,7 @@ import msgspec
 import pyarrow as pa
 
 from hofflight import limits
-from hofflight.errors import BadRows, TooLarge
+from hofflight.errors import BadRows, NotSupported, TooLarge
 from hofflight.wire.parity import Explanation, Parity
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ def label_body(view: str, version: int | None, labels: Any) -> bytes:
         labels = labels.to_arrow()
     elif not isinstance(labels, pa.Table):
         try:
-            labels = pa.Table.from_pylist([dict(row) for row in labels])
+            rows = [dict(row) for row in labels]
+            names = dict.fromkeys(name for row in rows for name in row)  # not of the first alone
+            labels = pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
         except (TypeError, ValueError, pa.ArrowException) as error:
             msg = f"labels cannot be {type(labels).__name__}: {error}"
             raise BadRows(msg, hint="a table, a frame, or a list of dicts") from error
@@ -71,11 +73,15 @@ def verify_body(view: str, version: int | None, since: Any, sample: float | None
 
 
 def parity_of(answer: dict[str, Any], explain: Callable[[str], dict[str, Any]] | None) -> Parity:
-    """The parity that a server found; `explain` asks it for the answer to one request."""
-    if explain is None:
-        return Parity.from_dict(answer)
+    """The parity that a server found; `explain` asks it for the answer to one request.
+
+    Without one, `Parity.explain` raises NotSupported (HOF-213): it cannot be awaited.
+    """
 
     def explainer(request_id: bytes | str) -> list[Explanation]:
+        if explain is None:
+            msg = "a parity of connect_async explains nothing"
+            raise NotSupported(msg, hint="use hof.connect, or hof verify --explain REQUEST_ID")
         text = request_id if isinstance(request_id, str) else request_id.hex()
         return [Explanation(**found) for found in explain(text)["explained"]]
 

@@ -294,7 +294,9 @@ def _sorting(record: GroupRecord) -> Sorting:
 def _write_parquet(
     path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], report: TrainingReport
 ) -> None:
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    # With Arrow's schema in the file, readers would show its metadata and not the report: that is
+    # known at the end only. Parquet's own types are enough for every column there is.
+    with pq.ParquetWriter(path, schema, compression="zstd", store_schema=False) as writer:
         for batch in batches:
             writer.write_batch(batch, row_group_size=ROW_GROUP_ROWS)
         writer.add_key_value_metadata(metadata_of(report))

@@ -66,7 +66,7 @@ class Database:
 
     def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
         self.con = con
-        self.failed: list[Exception] = []
+        self.failed: list[BaseException] = []
 
     def feed(
         self, con: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, rows: Rows
@@ -77,7 +77,7 @@ class Database:
             try:
                 for batch in rows:
                     yield plain_batch(batch)
-            except Exception as error:  # DuckDB would tell of it in its own words
+            except (Exception, KeyboardInterrupt) as error:  # DuckDB would retell it
                 self.failed.append(error)
                 raise
 
@@ -108,7 +108,7 @@ def database(settings: ReplaySettings) -> Iterator[Database]:
         db = Database(con)
         try:
             yield db
-        except duckdb.Error as error:
+        except (duckdb.Error, OSError) as error:  # OSError: an answer that fails half-way, by Arrow
             # A stream's own failure comes first: DuckDB only repeats it.
             first = _ours(db.failed[0] if db.failed else error, settings)
             if first is error:
@@ -124,17 +124,16 @@ def _spill_folder(settings: ReplaySettings) -> tempfile.TemporaryDirectory[str]:
         return tempfile.TemporaryDirectory(prefix="hof-replay-", dir=parent)
     except OSError as error:
         msg = f"replay cannot spill to {str(parent)!r}: {error.strerror}"
-        raise ReplayMemory(msg, hint="name a folder that it may write to in replay.spill") from error
+        raise ReplayMemory(msg, hint="name another folder in replay.spill") from error
 
 
-def _ours(error: Exception, settings: ReplaySettings) -> Exception:
+def _ours(error: BaseException, settings: ReplaySettings) -> BaseException:
     """What a user can do something about; anything else as it came."""
     text = str(error)
-    if isinstance(error, duckdb.OutOfMemoryException):
-        # It says so of a full disk, too, once it may spill no further.
+    if text.startswith("Out of Memory Error"):
         msg = f"replay needs more than replay.memory_mib = {settings.memory_mib}"
         return ReplayMemory(msg, hint='raise it, or take engine="kernel" and fewer threads')
-    if isinstance(error, duckdb.IOException):  # its only files are those that it spills
+    if text.startswith("IO Error"):  # DuckDB's only files are those that it spills
         msg = f"replay could not spill to disk: {text.splitlines()[0][:200]}"
         return ReplayMemory(msg, hint="free space, or name another folder in replay.spill")
     return error
@@ -152,8 +151,11 @@ def _by_sql(con: duckdb.DuckDBPyConnection, question: Question, how: How) -> Row
     con.execute(f"CREATE TABLE rows AS SELECT * FROM source WHERE {_chosen(question, how)}")
     engine = SqlEngine(question, how.as_of, tolerances=how.tolerances)
     answers = engine.answer(con, "rows")
-    found = con.sql(f"SELECT * FROM rows JOIN {answers} USING ({SEQ})")
-    yield from found.to_arrow_reader(CHUNK_ROWS)
+    # Kept before anybody sorts it: the join and a sort would hold their memory at the same time.
+    con.execute(f"CREATE TABLE found AS SELECT * FROM rows JOIN {answers} USING ({SEQ})")
+    con.execute(f"DROP VIEW {answers}")
+    con.execute("DROP TABLE rows")
+    yield from con.sql("SELECT * FROM found").to_arrow_reader(CHUNK_ROWS)
 
 
 def _by_kernel(con: duckdb.DuckDBPyConnection, question: Question, how: How) -> Rows:
@@ -172,6 +174,8 @@ def whole_keys(batches: Iterator[pa.RecordBatch], keys: tuple[str, ...]) -> Rows
     """The same rows, sorted by key, in chunks that hold all rows of each of their keys."""
     kept: list[pa.RecordBatch] = []
     for batch in batches:
+        if not batch.num_rows:
+            continue
         kept.append(batch)
         joined = _boundary_rows(kept, keys)
         starts = key_starts(joined, keys)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +18,15 @@ import orjson
 import pyarrow as pa
 
 from hofflight import limits
-from hofflight.errors import BadRequest, HofError, InternalError, Overloaded, by_code
+from hofflight.errors import (
+    BadRange,
+    BadRequest,
+    HofError,
+    InternalError,
+    Overloaded,
+    by_code,
+)
+from hofflight.features.group import NAME
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -26,6 +35,8 @@ _RETRY_AFTER_MS: Final = 1_000
 _BATCH_ROWS: Final = 8_192
 # Its words as `hof` prints them: `HOF-215: message Hint: hint`.
 _CODE_END: Final = ": "
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_VERSION_MAX: Final = 999_999_999  # nine digits, as in `group@2.column`
 
 
 class TrainingTicket(msgspec.Struct, forbid_unknown_fields=True):
@@ -36,7 +47,7 @@ class TrainingTicket(msgspec.Struct, forbid_unknown_fields=True):
     start: str | int | None = None
     end: str | int | None = None
     as_of: str = "arrival"
-    split: dict[str, float | str] | None = None
+    split: dict[str, int | float | str] | None = None
     engine: str = "auto"
     ids: bool = False
 
@@ -75,10 +86,10 @@ class OfflineProcess:
         Raises: HofError, as `hof train` says it; Overloaded (HOF-301), another one runs.
         """
         asked = _decoded(ticket, TrainingTicket)
-        options = ["--as-of", asked.as_of, "--engine", asked.engine]
+        options = [_option("--as-of", asked.as_of), _option("--engine", asked.engine)]
         options += _moment("--from", asked.start) + _moment("--until", asked.end)
         if asked.split is not None:
-            options += ["--split", orjson.dumps(asked.split).decode()]
+            options.append(_option("--split", orjson.dumps(asked.split).decode()))
         if asked.ids:
             options.append("--ids")
         with tempfile.TemporaryDirectory(prefix="hof-train-") as folder:
@@ -97,9 +108,9 @@ class OfflineProcess:
         asked = _decoded(body, VerifyBody)
         options = _moment("--since", asked.since)
         if asked.sample is not None:
-            options += ["--sample", repr(asked.sample)]
+            options.append(_option("--sample", repr(asked.sample)))
         if asked.explain is not None:
-            options += ["--explain", asked.explain]
+            options.append(_option("--explain", asked.explain))
         view = _named(asked.view, asked.version)
         return await self._run("verify", *options, "--modules", self._modules, view)
 
@@ -159,13 +170,35 @@ def _decoded(body: bytes, kind: Any) -> Any:
 
 def _named(view: str, version: int | None) -> str:
     """`view@version`; a name that begins like an option would be read as one."""
-    if not view or not view.replace("_", "").isalnum():
+    if not NAME.fullmatch(view):
         raise BadRequest(f"{view[:100]!r} is no name of a view")
-    return view if version is None else f"{view}@{version}"
+    if version is None:
+        return view
+    if not 0 < version <= _VERSION_MAX:
+        raise BadRequest(f"a version is a number from 1 to {_VERSION_MAX}")
+    return f"{view}@{version}"
 
 
 def _moment(option: str, moment: str | int | None) -> list[str]:
-    return [] if moment is None else [f"{option}={moment}"]
+    """The option for a moment; microseconds as text, since the command line reads no others."""
+    if moment is None:
+        return []
+    if isinstance(moment, str):
+        return [_option(option, moment)]
+    try:
+        return [_option(option, (_EPOCH + timedelta(microseconds=moment)).isoformat())]
+    except OverflowError:
+        raise BadRange(f"{option}: {moment:.3g} microseconds are no time") from None
+
+
+def _option(name: str, value: str) -> str:
+    """One word, so that a value which begins like an option is none.
+
+    Raises: BadRequest (HOF-200), a NUL, which no command line can hold.
+    """
+    if "\0" in value:
+        raise BadRequest(f"{name}: {value[:100]!r} holds a NUL")
+    return f"{name}={value}"
 
 
 def _failed(said: str) -> HofError:

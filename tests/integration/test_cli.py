@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 import hofflight as hof
@@ -185,7 +187,10 @@ def test_a_directory_that_is_no_store_is_refused(hof_run, tmp_path):
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory):
-    """Runs `hof` beside a store with three rows, the last one late, and one refused request."""
+    """Runs `hof` beside a store with three rows, two of them sealed, and one refused request.
+
+    The third row is late.
+    """
     folder = tmp_path_factory.mktemp("filled")
     run = runner(folder)
     names = {}
@@ -194,6 +199,7 @@ def filled(tmp_path_factory):
         app.register(names["card_tx"], module="features")
         app.view("fraud", 1, ["card_tx.n_10m", "card_tx.amount"], labels=["is_fraud"])
         app.vector("card_tx", [event(1, 0), event(1, 60, 20.0)])
+        app.seal()
         app.vector("card_tx", event(1, -3_600))
         with pytest.raises(hof.HofError):
             app.vector("card_tx", {"card": None, "ts": NOON_US, "amount": 1.0})
@@ -224,11 +230,14 @@ def test_history_shows_when_each_version_came(filled):
     assert version["created"].startswith("20")
 
 
-def test_log_ls_counts_records_rows_and_voids(filled):
+def test_log_ls_counts_records_rows_and_voids_sealed_and_live(filled):
     (stream,) = json.loads(filled("log", "ls", "--store", "store", "--json").stdout)["streams"]
 
     assert stream.pop("bytes") > 100
-    assert stream == {"stream": "card_tx.1", "segments": 1, "records": 3, "rows": 3, "voids": 1}
+    assert stream.pop("sealed_bytes") > 100
+    assert stream == {
+        "stream": "card_tx.1", "segments": 1, "records": 3, "rows": 3, "voids": 1, "sealed_rows": 2,
+    }  # fmt: skip
 
 
 def test_log_cat_shows_raw_rows_in_order(filled):
@@ -250,16 +259,60 @@ def test_log_cat_stops_at_its_limit(filled):
     assert len(json.loads(shown.stdout)["rows"]) == 1
 
 
-def test_log_cat_shows_answers_once_their_code_is_named(filled):
-    arguments = ("log", "cat", "card_tx.1", "--store", "store", "--answers", "--json")
-    refused = filled(*arguments)
-    shown = filled(*arguments, "--modules", "features")
+def test_log_cat_shows_answers_without_their_code(filled):
+    shown = filled("log", "cat", "card_tx.1", "--store", "store", "--answers", "--json")
 
-    assert refused.returncode == 2
-    assert "--modules features" in refused.stderr
     rows = [entry["row"] for entry in json.loads(shown.stdout)["rows"]]
     assert [row and row["n_10m"] for row in rows] == [1, 2, None, None]
     assert rows[1]["mean_30d"] == 15.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seconds"),
+    [
+        (("--key", "1", "--from", "2023-11-14T22:14:00Z"), [60]),
+        (("--key", "1", "--until", "2023-11-14T22:14:20+00:00"), [0, -3_600]),
+        (("--key", "2"), []),
+    ],
+)
+def test_log_cat_shows_one_key_and_a_span_of_event_time(filled, arguments, seconds):
+    """In order of arrival, sealed and live; what was refused has neither key nor time."""
+    shown = filled("log", "cat", "card_tx.1", "--store", "store", "--json", *arguments)
+
+    times = [entry["row"]["ts"] for entry in json.loads(shown.stdout)["rows"]]
+    wanted = [datetime.fromtimestamp(NOON_US // 1_000_000 + s, UTC).isoformat() for s in seconds]
+    assert times == wanted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--key", "one"), 1, "HOF-215: key 'card' is int64, got 'one'"),
+        (("--as", "parquet"), 2, "HOF-601: --as parquet writes a file Hint: add --out FILE"),
+        (("--as", "csv"), 2, "HOF-601: --as takes one of table, jsonl, parquet"),
+    ],
+)
+def test_log_cat_says_what_is_wrong_with_its_options(filled, arguments, code, said):
+    refused = filled("log", "cat", "card_tx.1", "--store", "store", *arguments)
+
+    assert refused.returncode == code
+    assert refused.stderr.startswith(said)
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_log_cat_writes_all_rows_as_parquet(filled, tmp_path, answers):
+    """Sealed and live ones, by one schema; answers come beside what was sent."""
+    file = tmp_path / "rows.parquet"
+    more = ("--answers",) if answers else ()
+    done = filled(
+        "log", "cat", "card_tx.1", "--store", "store", "--as", "parquet", "--out", str(file), *more
+    )
+    rows = pq.ParquetFile(file).read().to_pylist()
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "3 rows in rows.parquet\n")
+    assert [row["amount"] for row in rows] == [10.0, 20.0, 10.0]
+    assert [row["_late"] for row in rows] == [False, False, True]
+    assert [row["_answer"]["n_10m"] for row in rows if answers] == [1, 2, None][: 3 * answers]
 
 
 def test_a_log_that_is_not_there_is_refused_with_those_that_are(filled):

@@ -3,6 +3,7 @@
 import math
 import struct
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -435,7 +436,7 @@ def require_no_leak(table, names):
     part, ts = table["split"].to_pylist(), table["g.ts"].cast(pa.int64()).to_pylist()
     spans = [[t for p, t in zip(part, ts, strict=True) if p == name] for name in names]
     spans = [span for span in spans if span]
-    assert all(max(one) < min(other) for one, other in zip(spans, spans[1:], strict=False))
+    assert all(max(one) < min(other) for one, other in pairwise(spans))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
