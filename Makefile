@@ -35,8 +35,9 @@ soak: setup ## the long repetitions, and property tests with many more examples
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m soak --timeout 3600
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m "not soak" --timeout 3600 $(wildcard tests/property)
 
-bench: setup ## one JSON line: our latency and throughput as ratios to a bare echo
+bench: setup ## two JSON lines: serving beside a bare echo, replay beside the naive query
 	$(BIN)/python benchmarks/bench_exchange.py --json
+	$(BIN)/python benchmarks/bench_replay.py --json
 
 lint: setup ## ruff, mypy and the import contracts
 	$(BIN)/ruff check

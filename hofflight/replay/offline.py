@@ -237,7 +237,9 @@ class Offline:
         what = f"{group.name}@{group.version} served with code {record.code_hash}"
         msg = f"{what}, the code given is {group.code_hash()}"
         if not changed_code:
-            hint = "check out what served, or compare all the same: changed_code=True"
+            hint = (
+                "check out what served; or compare all the same: changed_code=True, --changed-code"
+            )
             raise CodeChanged(msg, hint=hint)
         return [f"{msg}; packages then: {json.dumps(record.packages)}"]
 

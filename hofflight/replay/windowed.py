@@ -144,7 +144,8 @@ def _chosen(question: Question, how: How) -> str:
     if how.sample >= 1.0:
         return "true"
     limit = max(1, round(how.sample * _SAMPLE_PARTS))
-    return f"hash({', '.join(question.keys)}) % {_SAMPLE_PARTS} < {limit}"
+    # With a word beside it: alone, the hash of 0 is 0, which would be in every sample.
+    return f"hash({', '.join(question.keys)}, 'sample') % {_SAMPLE_PARTS} < {limit}"
 
 
 def _by_sql(con: duckdb.DuckDBPyConnection, question: Question, how: How) -> Rows:
