@@ -109,7 +109,7 @@ def verify(
         bool, typer.Option("--changed-code", help="Compare though the code is not what served.")
     ] = False,
     request: Annotated[
-        str | None, typer.Option("--explain", metavar="REQUEST_ID", help="Show one request.")
+        str | None, typer.Option("--explain", metavar="REQUEST_ID", help="Show one request alone.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -118,19 +118,22 @@ def verify(
 
     name, version = named(view)
     with read_offline(store, [group for _, group in collect(modules)]) as (offline, _):
+        if request is not None:
+            found = offline.explain(name, version, request, changed_code=changed_code)
+            _show_explained(found, json=json)
+            return
         with progress(f"verifying {name}", rows_of(offline, name, version)) as advance:
             parity = offline.verify(
                 name, version, since=since, sample=sample, changed_code=changed_code,
                 progress=advance,
             )  # fmt: skip
-        wanted = [request] if request else [d.request_id for d in parity.worst[:1]]
-        explained = [found for id_ in wanted for found in parity.explain(id_)]
+        explained = [e for d in parity.worst[:1] for e in parity.explain(d.request_id)]
     if json:
         print_json({**parity.to_dict(), "explained": [asdict(e) for e in explained]})
     else:
         show_parity(parity)
         for explanation in explained:
-            _show_explanation(explanation)
+            _show_explanation(explanation, every=False)
     if parity.mismatches:
         raise typer.Exit(1)
 
@@ -233,12 +236,23 @@ def parity_line(parity: Parity) -> str:
     )
 
 
-def _show_explanation(found: Explanation) -> None:
+def _show_explained(found: list[Explanation], *, json: bool) -> None:
+    """The rows of one request, equal or not; exit 1 if not."""
+    if json:
+        print_json({"explained": [asdict(explanation) for explanation in found]})
+    else:
+        for explanation in found:
+            _show_explanation(explanation, every=True)
+    if not all(feature["equal"] for e in found for feature in e.features.values()):
+        raise typer.Exit(1)
+
+
+def _show_explanation(found: Explanation, *, every: bool) -> None:
     title = f"request {found.request_id} row {found.row}" + (", late" if found.late else "")
     rows = [(n, f["served"], f["replayed"], f["equal"]) for n, f in found.features.items()]
     print_table(title, ("feature", "served", "replayed", "equal"), rows)
     for name, window in found.windows.items():
-        if not found.features[name]["equal"]:
+        if every or not found.features[name]["equal"]:
             columns = list(dict.fromkeys(key for event in window["events"] for key in event))
             events = [[event[column] for column in columns] for event in window["events"]]
             print_table(f"{name} = {window['window']}", columns, events)

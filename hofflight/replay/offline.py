@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from hofflight.replay.training import TrainingReport
     from hofflight.replay.windowed import EngineName
     from hofflight.settings import ReplaySettings
-    from hofflight.wire.parity import Parity
+    from hofflight.wire.parity import Explanation, Parity
 
 
 def _silent(_: int) -> None:
@@ -147,6 +147,17 @@ class Offline:
         parity.notes += notes
         parity.explainer = lambda request_id: explain(history, group, self._settings, request_id)
         return parity
+
+    def explain(
+        self, view: str, version: int | None, request_id: bytes | str, *, changed_code: bool = False
+    ) -> list[Explanation]:
+        """The rows of one request, both sides of each feature, the events in each window.
+
+        Raises: UnknownView (HOF-201), it was not answered; CodeChanged (HOF-507).
+        """
+        _, group = self._view(view, version)
+        self._compare_code(group, changed_code=changed_code)
+        return explain(self.history(group.name, group.version), group, self._settings, request_id)
 
     def seal(self, stream: str, progress: Callable[[int], None] = _silent) -> SealReport:
         """Seal what a log holds now.
