@@ -137,8 +137,8 @@ def _sealer(
     store: Store, settings: Settings, engine: Engine, clock: Clock, trim: Callable[[], None]
 ) -> Sealer | None:
     """Seals by size and age, as the settings say; None where both are off."""
-    limits_ = settings.log
-    if not limits_.seal_bytes and not limits_.seal_age_s:
+    wanted = settings.log
+    if not wanted.seal_bytes and not wanted.seal_age_s:
         return None
 
     def is_due() -> bool:
@@ -146,7 +146,7 @@ def _sealer(
             sealed_to = _sealed_to(store, stream)
             size, since_us = LogReader(store.log / stream).unsealed(sealed_to)
             age_s = (clock.wall_us() - since_us) / 1e6
-            if size and (0 < limits_.seal_bytes <= size or 0 < limits_.seal_age_s <= age_s):
+            if size and (0 < wanted.seal_bytes <= size or 0 < wanted.seal_age_s <= age_s):
                 return True
         return False
 

@@ -35,6 +35,8 @@ class EngineSettings(BaseModel):
     ids_max: Positive = 1_000_000
     ids_age_s: Positive = 86_400
     snapshot_records: Positive = 200_000
+    # Folding costs 35 us a record; a rebuild a second, and some 5 us a row.
+    rebuild_records: Positive = 50_000
 
 
 class ServerSettings(BaseModel):

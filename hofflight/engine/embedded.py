@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hofflight.engine.lane import FunctionWatch, Lane
 from hofflight.engine.replies import refusal
@@ -42,8 +42,6 @@ _events = Events("hofflight.engine")
 # turn while one is made, next to nothing otherwise, and serving never stops for it.
 _TURNS_PER_STEP = 16
 _KEYS_PER_STEP = 64
-# Folding costs 35 us a record, a rebuild a second and some 5 us a row.
-_REBUILD_RECORDS: Final = 50_000
 
 
 class Rebuilt(NamedTuple):
@@ -260,7 +258,9 @@ class Engine:
         after = load_snapshot(runner, self._snapshots / work.partition.name)
         log = work.partition.log
         is_gone = log.first_number() > after + 1
-        if self._rebuild and (is_gone or (not after and log.last_number() >= _REBUILD_RECORDS)):
+        if self._rebuild and (
+            is_gone or (not after and log.last_number() >= self._settings.rebuild_records)
+        ):
             after, runner.state = self._rebuild(runner.group)
             runner.key_folded.clear()
             is_gone = log.first_number() > after + 1

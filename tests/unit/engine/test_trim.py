@@ -227,7 +227,7 @@ def test_a_trim_beside_a_trim_removes_each_segment_once(open_trimming, group, ev
     assert first_number(app) > 1
 
 
-def test_a_log_is_rebuilt_in_bulk_as_folding_would_have_it(stores, group, event, monkeypatch):
+def test_a_log_is_rebuilt_in_bulk_as_folding_would_have_it(stores, group, event):
     """The number of records from which on it is worth it changes no answer."""
     everything = {
         **LIFE, "top": hof.top_k("x", 2).over("2h"), "tumbling": hof.max("x").tumbling("5m"),
@@ -240,9 +240,9 @@ def test_a_log_is_rebuilt_in_bulk_as_folding_would_have_it(stores, group, event,
     folded = group(version=2, windows=everything, derive={})
     rebuilt = group(version=3, windows=everything, derive={})
     app.register(folded)
-    monkeypatch.setattr("hofflight.engine.embedded._REBUILD_RECORDS", 1)
-    app.register(rebuilt)
     numbers = range(600, 640)
     expected = send(app, numbers, event, version=2, store=False)
+    app.close()
+    again = stores.open(rebuilt, rebuild_records=1)
 
-    assert send(app, numbers, event, version=3, store=False) == expected
+    assert send(again, numbers, event, version=3, store=False) == expected

@@ -121,24 +121,14 @@ def test_void_marks_and_rows_this_version_refuses_are_left_out(tmp_path):
     assert counts == expected
 
 
-def test_a_long_log_is_rebuilt_in_bulk_at_once(tmp_path, monkeypatch):
+def test_a_long_log_is_rebuilt_in_bulk_at_once(tmp_path, always):
     """`register` alone does it where folding record by record would take long."""
-    from hofflight.engine import embedded
-
-    monkeypatch.setattr(embedded, "_REBUILD_RECORDS", 100)
-    newer = make_group(2, windows=ALL)
-    for name in ("bulk", "fold"):
-        if name == "fold":
-            monkeypatch.setattr(embedded, "_REBUILD_RECORDS", 10**9)
+    for name, records in (("bulk", 100), ("fold", 10**9)):
         filled(tmp_path / name, sealed=False)
-    monkeypatch.setattr(embedded, "_REBUILD_RECORDS", 100)
-    with hof.open(tmp_path / "bulk") as app:
-        app.register(newer)
-        bulk = answers(app, range(400, 430), 2)
-    monkeypatch.setattr(embedded, "_REBUILD_RECORDS", 10**9)
-    with hof.open(tmp_path / "fold") as app:
-        app.register(newer)
-        assert answers(app, range(400, 430), 2) == bulk
+        settings = hof.load_settings(engine={"rebuild_records": records})
+        with hof.open(tmp_path / name, settings=settings) as app:
+            app.register(make_group(2, windows=ALL))
+            assert answers(app, range(400, 460), 2) == always, name
 
 
 WIDER = {**INPUT, "cents": pa.int64()}
