@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hofflight.eventlog.protocol import EventLog
     from hofflight.features.group import FeatureGroup
     from hofflight.replay.offline import Offline
+    from hofflight.replay.sealed import SealedLog
 
 STORE_FORMAT = 1
 # How this very installation is called as a command.
@@ -116,15 +117,17 @@ def open_store(
 
     def trim() -> None:
         if store.sealed.exists():
-            engine.trim(lambda stream: _sealed_to(store, stream))
+            engine.trim(lambda stream: _sealed_log(store, stream).manifest().sealed_to)
 
     def on_close() -> None:
-        if sealer is not None:
-            sealer.stop()
-        trim()
-        sync.stop()
-        registry.close()
-        lock.release()
+        try:
+            if sealer is not None:
+                sealer.stop()
+            trim()
+        finally:
+            sync.stop()
+            registry.close()
+            lock.release()
 
     engine = Engine(registry, open_log, store.snapshots, clock, settings.engine, rebuild)
     sealer = _sealer(store, settings, engine, clock, trim)
@@ -142,23 +145,28 @@ def _sealer(
         return None
 
     def is_due() -> bool:
-        for stream in engine.streams():
-            sealed_to = _sealed_to(store, stream)
-            size, since_us = LogReader(store.log / stream).unsealed(sealed_to)
-            age_s = (clock.wall_us() - since_us) / 1e6
-            if size and (0 < wanted.seal_bytes <= size or 0 < wanted.seal_age_s <= age_s):
+        # Once a minute beside serving, so it looks at names, sizes and times alone.
+        for stream, last_number in engine.streams().items():
+            sealed = _sealed_log(store, stream)
+            sealed_to = sealed.manifest().sealed_to
+            if last_number <= sealed_to:
+                continue
+            log = LogReader(store.log / stream)
+            if 0 < wanted.seal_bytes <= log.bytes_after(sealed_to):
+                return True
+            age_s = (clock.wall_us() - (sealed.sealed_us() or log.first_arrival_us())) / 1e6
+            if 0 < wanted.seal_age_s <= age_s:
                 return True
         return False
 
     command = [*_HOF, "log", "seal", "--store", str(store.path)]
-    return Sealer(command, is_due=is_due, sealed=trim)
+    return Sealer(command, is_due=is_due, sealed=trim, period_s=wanted.seal_check_s)
 
 
-def _sealed_to(store: Store, stream: str) -> int:
-    """Number of the last record of a log that is sealed."""
+def _sealed_log(store: Store, stream: str) -> SealedLog:
     from hofflight.replay.sealed import SealedLog
 
-    return SealedLog(store.sealed / stream).manifest().sealed_to
+    return SealedLog(store.sealed / stream)
 
 
 def _offline(

@@ -24,6 +24,7 @@ class LogSettings(BaseModel):
     segment_bytes_max: Annotated[int, Field(ge=limits.MIB)] = limits.segment_bytes_max
     seal_bytes: Annotated[int, Field(ge=0)] = limits.segment_bytes_max
     seal_age_s: Annotated[int, Field(ge=0)] = 86_400
+    seal_check_s: Annotated[int, Field(ge=1)] = 60
 
 
 class EngineSettings(BaseModel):

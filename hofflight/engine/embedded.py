@@ -166,9 +166,9 @@ class Engine:
         elif requests:
             self._submit(self._work_of(requests[0]), requests)
 
-    def streams(self) -> list[str]:
-        """Names of the logs at work."""
-        return sorted(self._works)
+    def streams(self) -> dict[str, int]:
+        """The logs at work, by name: the number of each one's last record."""
+        return {n: work.partition.log.last_number() for n, work in sorted(self._works.items())}
 
     def trim(self, sealed_to: Callable[[str], int]) -> int:
         """Let each log forget what is sealed and needed by no state or id; gives the bytes freed.

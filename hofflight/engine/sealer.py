@@ -1,7 +1,7 @@
 """Seals the logs when enough has come or a day is over, in a process of its own.
 
 Sealing decodes and sorts everything that came, some seconds of work: in this process it would hold
-up requests. Here it only costs a thread that looks once a minute.
+up requests. Here it only costs a thread that looks now and then.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from hofflight.observe.events import Events
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_PERIOD_S: Final = 60.0
 _STOP_S: Final = 5.0
 _events = Events("hofflight.engine")
 
@@ -29,7 +28,7 @@ class Sealer:
         *,
         is_due: Callable[[], bool],
         sealed: Callable[[], object],
-        period_s: float = _PERIOD_S,
+        period_s: float,
     ) -> None:
         self._command = command
         self._is_due = is_due

@@ -83,16 +83,17 @@ class LogReader:
                 if frame.is_entry and (meta := decode_meta(frame.payload)).number > after:
                     yield _position(ordinal, frame.offset), meta
 
-    def unsealed(self, sealed_to: int) -> tuple[int, int]:
-        """Bytes of segments with entries above a number, and when the first of those arrived.
+    def bytes_after(self, number: int) -> int:
+        """Size of the segments that begin after a number; names and sizes alone, nothing is read.
 
-        (0, 0) when there is none. The open segment counts with the room that it keeps free.
+        The open segment counts with the room that it keeps free.
         """
-        first = next(self.read_meta(sealed_to), None)
-        if first is None:
-            return 0, 0
-        paths = [path for _, path, _ in self._segments_after(sealed_to)]
-        return sum(path.stat().st_size for path in paths), first[1].arrival_us
+        return sum(path.stat().st_size for _, first, path in self.segments() if first > number)
+
+    def first_arrival_us(self) -> int:
+        """When the first entry arrived that was not trimmed; 0 in an empty log."""
+        first = next(self.read_meta(), None)
+        return first[1].arrival_us if first is not None else 0
 
     def entry_at(self, position: int) -> Entry:
         """The entry at a position.

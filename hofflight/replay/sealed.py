@@ -88,6 +88,13 @@ class SealedLog:
         self._check(found)
         return found
 
+    def sealed_us(self) -> int:
+        """When it was last sealed, microseconds since 1970; 0 for never."""
+        try:
+            return self.path.stat().st_mtime_ns // 1_000
+        except FileNotFoundError:
+            return 0
+
     def publish(self, manifest: Manifest) -> None:
         """Make a manifest the one that counts: durable, then in place by one rename."""
         fresh = self.path.with_suffix(".tmp")

@@ -4,8 +4,10 @@ import sys
 import threading
 import time
 
+import pyarrow as pa
 import pytest
 
+import hofflight as hof
 from hofflight.engine.sealer import Sealer
 
 QUICKLY_S = 0.005
@@ -157,3 +159,26 @@ def test_stopping_before_anything_was_due_is_quick(start):
 
     assert time.monotonic() - before < 1
     assert not sealer._thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "is_sealed"),
+    [({"seal_bytes": 1}, True), ({"seal_age_s": 1}, True),
+     ({"seal_bytes": 1 << 40, "seal_age_s": 10**6}, False)],
+)  # fmt: skip
+def test_a_store_is_sealed_when_its_size_or_its_age_says_so(tmp_path, wanted, is_sealed):
+    """By a process of its own, that needs the registry and no code; then nothing is due."""
+    group = hof.feature_group(
+        "g", version=1, key="k", event_time="ts",
+        input={"k": pa.int64(), "ts": hof.TIMESTAMP}, windows={"n": hof.count().over("1h")},
+    )  # fmt: skip
+    settings = hof.load_settings(
+        log={"seal_bytes": 0, "seal_age_s": 0, "seal_check_s": 1, **wanted}
+    )
+    with hof.open(tmp_path / "store", settings=settings) as app:
+        app.register(group)
+        app.ingest("g", [{"k": n, "ts": n} for n in range(50)])
+        deadline_s = time.monotonic() + (30 if is_sealed else 2)
+        while app.offline().sealed_to("g.1") < 1 and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        assert (app.offline().sealed_to("g.1") == 1) == is_sealed
