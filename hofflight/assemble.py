@@ -18,6 +18,7 @@ from hofflight.clock import SystemClock
 from hofflight.engine.embedded import Engine, Rebuilt, code_not_loaded
 from hofflight.engine.sealer import Sealer
 from hofflight.errors import StoreFormat
+from hofflight.eventlog.directory import whole_file
 from hofflight.eventlog.local import LocalLog, LogReader, SyncThread
 from hofflight.eventlog.lock import StoreLock
 from hofflight.features.registry import Registry
@@ -68,10 +69,8 @@ class Store:
             msg = f"{self.path.name!r} is not a store"
             raise StoreFormat(msg, hint="name an empty or new directory, or a store")
         self.path.mkdir(parents=True, mode=0o700, exist_ok=True)
-        # Under another name first: a crash must not leave half a mark.
-        fresh = self.mark.with_suffix(".tmp")
-        fresh.write_bytes(orjson.dumps({"format": STORE_FORMAT}))
-        fresh.rename(self.mark)
+        with whole_file(self.mark) as fresh:  # a crash must not leave half a mark
+            fresh.write_bytes(orjson.dumps({"format": STORE_FORMAT}))
 
     def _format(self) -> object:
         try:

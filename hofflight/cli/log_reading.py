@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hofflight.cli.options import Json, Store
+from hofflight.cli.options import End, Json, Start, Store
 from hofflight.cli.output import note, print_json, print_table, progress
 from hofflight.errors import SettingsError
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from hofflight.replay.read_log import History
 
 app = typer.Typer(help="What was sent, in order, and what was answered.")
-_OK = "OK"
 _ABOUT = ("seq", "arrival", "id", "code", "late", "error")
 _FORMS = ("table", "jsonl", "parquet")
 
@@ -56,12 +55,8 @@ def show_stream(
     key: Annotated[
         list[str] | None, typer.Option("--key", help="Only this key; again for each of its parts.")
     ] = None,
-    start: Annotated[
-        str | None, typer.Option("--from", metavar="TIME", help="Event times from here on.")
-    ] = None,
-    end: Annotated[
-        str | None, typer.Option("--until", metavar="TIME", help="Event times before this.")
-    ] = None,
+    start: Start = None,
+    end: End = None,
     answers: Annotated[
         bool, typer.Option("--answers", help="What was answered, not what was sent.")
     ] = False,
@@ -127,20 +122,15 @@ def seal_streams(
 
 def stream_entry(name: str, history: History) -> dict[str, Any]:
     """What a log holds, counted. Rows are those that count; voids are refused records."""
-    manifest = history.sealed.manifest()
-    records = manifest.sealed_to
-    sealed_rows = rows = sum(file.rows for file in manifest.files if file.version)
-    voids = sum(file.rows for file in manifest.files if not file.version)
-    for _, meta in history.live.read_meta(manifest.sealed_to):
-        records += 1
-        rows += meta.rows if meta.code == _OK else 0
-        voids += meta.code != _OK
-    paths = [path for _, _, path in history.live.segments()]
-    size = sum(path.stat().st_size for path in paths)
+    counts = history.counts()
+    sizes = []
+    for _, _, path in history.live.segments():
+        with suppress(FileNotFoundError):  # trimmed just now
+            sizes.append(path.stat().st_size)
     return {
-        "stream": name, "segments": len(paths), "bytes": size, "records": records, "rows": rows,
-        "voids": voids, "sealed_rows": sealed_rows,
-        "sealed_bytes": sum(file.bytes for file in manifest.files),
+        "stream": name, "segments": len(sizes), "bytes": sum(sizes), "records": counts.last,
+        "rows": counts.sealed_rows + counts.live_rows, "voids": counts.voids,
+        "sealed_rows": counts.sealed_rows, "sealed_bytes": counts.sealed_bytes,
     }  # fmt: skip
 
 
@@ -168,9 +158,9 @@ def _write(
     """All rows that pass as Parquet: one schema, so answers are of one version, the newest."""
     import pyarrow.parquet as pq
 
+    from hofflight.eventlog.directory import whole_file
     from hofflight.replay.log_rows import batches
     from hofflight.replay.logged import logged_schema
-    from hofflight.replay.parquet import whole_file
 
     if out is None:
         msg = "--as parquet writes a file"

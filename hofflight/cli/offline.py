@@ -11,7 +11,7 @@ import orjson
 import typer
 
 from hofflight.cli.modules import collect
-from hofflight.cli.options import Json, Modules, Store
+from hofflight.cli.options import End, Json, Modules, Start, Store
 from hofflight.cli.output import note, print_json, print_table, progress
 from hofflight.errors import SettingsError
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 View = Annotated[
     str, typer.Argument(metavar="VIEW[@VERSION]", help="A view, or a group for all its columns.")
 ]
-Start = Annotated[
-    str | None, typer.Option("--from", metavar="TIME", help="Event times from here on.")
-]
 _SHOWN_MAX = 5
 _NAMED = re.compile(r"([^@]+)(?:@([1-9][0-9]{0,8}))?")
 
@@ -40,9 +37,7 @@ def train(
     modules: Modules = "",
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help=".parquet or .arrow")],
     start: Start = None,
-    end: Annotated[
-        str | None, typer.Option("--until", metavar="TIME", help="Event times before this.")
-    ] = None,
+    end: End = None,
     labels: Annotated[
         Path | None, typer.Option("--labels", metavar="FILE", help="In place of loaded labels.")
     ] = None,

@@ -20,3 +20,9 @@ Modules = Annotated[
         "--modules", metavar="A,B", help="Modules that declare the groups; MODULE[:NAME] each."
     ),
 ]
+Start = Annotated[
+    str | None, typer.Option("--from", metavar="TIME", help="Event times from here on.")
+]
+End = Annotated[
+    str | None, typer.Option("--until", metavar="TIME", help="Event times before this.")
+]

@@ -11,6 +11,7 @@ import pyarrow as pa
 from hofflight import limits
 from hofflight.errors import BadRows, NotSupported, TooLarge
 from hofflight.wire.parity import Explanation, Parity
+from hofflight.wire.rows import to_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,28 +43,20 @@ def label_body(view: str, version: int | None, labels: Any) -> bytes:
 
     Raises: BadRows (HOF-211), neither a table nor rows; TooLarge (HOF-207).
     """
-    if isinstance(labels, pa.RecordBatch):
-        labels = pa.Table.from_batches([labels])
-    elif hasattr(labels, "iloc"):
-        labels = pa.Table.from_pandas(labels, preserve_index=False)
-    elif hasattr(labels, "to_arrow"):
-        labels = labels.to_arrow()
-    elif not isinstance(labels, pa.Table):
-        try:
-            rows = [dict(row) for row in labels]
-            names = dict.fromkeys(name for row in rows for name in row)  # not of the first alone
-            labels = pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
-        except (TypeError, ValueError, pa.ArrowException) as error:
-            msg = f"labels cannot be {type(labels).__name__}: {error}"
-            raise BadRows(msg, hint="a table, a frame, or a list of dicts") from error
+    try:
+        table = to_table(labels)
+    except (TypeError, ValueError, pa.ArrowException) as error:
+        msg = f"labels cannot be {type(labels).__name__}: {error}"
+        raise BadRows(msg, hint="a table, a frame, or a list of dicts") from error
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, labels.schema) as writer:
-        writer.write_table(labels)
-    table = sink.getvalue().to_pybytes()
-    if len(table) > limits.message_bytes_max - limits.KIB:
-        msg = f"the labels have {len(table)} bytes, at most {limits.message_bytes_max}"
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    size = sink.tell()
+    if size > limits.message_bytes_max - limits.KIB:
+        msg = f"the labels have {size} bytes, at most {limits.message_bytes_max}"
         raise TooLarge(msg, hint="load them in parts")
-    return msgspec.msgpack.encode({"view": view, "version": version, "table": table})
+    body = sink.getvalue().to_pybytes()
+    return msgspec.msgpack.encode({"view": view, "version": version, "table": body})
 
 
 def verify_body(view: str, version: int | None, since: Any, sample: float | None) -> dict[str, Any]:

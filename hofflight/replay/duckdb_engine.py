@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import pyarrow as pa
 
 from hofflight import limits
 from hofflight.errors import TieLimit
@@ -15,8 +16,6 @@ from hofflight.replay.to_sql import Facts, Sql, facts_query
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pyarrow as pa
 
     from hofflight.replay.prepared import AsOf, Question
 
@@ -85,8 +84,6 @@ class SqlEngine:
 
     def table(self, con: duckdb.DuckDBPyConnection, source: str) -> pa.Table:
         """The same as Arrow, in exactly `answer_schema` and the tolerances, by `_seq`."""
-        import pyarrow as pa
-
         answers = con.sql(f"SELECT * FROM {quoted(self.answer(con, source))} ORDER BY {SEQ}")
         schema = answer_schema(self._question)
         scales = [(n, pa.float64()) for n in answers.columns if n.startswith("_scale_")]

@@ -9,14 +9,16 @@ fifty for 1e308 beside 5e-324, and no case in which it is only nearly right.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from hofflight.replay.range_queries import Ints, prefix_counts
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Ints = np.ndarray[Any, np.dtype[np.int64]]
 Bits = np.ndarray[Any, np.dtype[np.uint64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 # (magnitude, shift): the number is magnitude << shift.
@@ -71,28 +73,48 @@ class Limbs:
         return list(total)
 
 
-class FloatSums:
+class _Sums:
+    """Prefix sums of numbers and, once somebody asks for a spread, of their squares."""
+
+    def __init__(self, sign: Ints, magnitude: Bits, shift: Ints) -> None:
+        self._term = magnitude, shift
+        self._limbs = Limbs(sign, [self._term])
+
+    @cached_property
+    def _squares(self) -> Limbs:
+        ones = np.ones(len(self._term[0]), np.int64)
+        return Limbs(ones, _squared(*self._term))
+
+    def _variances(self, low: Ints, high: Ints, counts: Ints, bad: Any, scale: int) -> Floats:
+        """(n S2 - S1^2) / (n (n - 1)) of integers times 2^(scale/2), by Python's exact division."""
+        sums, squares = self._limbs.integers(low, high), self._squares.integers(low, high)
+        up, down = max(scale, 0), max(-scale, 0)
+        found = [
+            math.nan if is_bad else _divided((n * s2 - s1 * s1) << up, (n * (n - 1)) << down)
+            for s1, s2, n, is_bad in zip(sums, squares, counts.tolist(), bad.tolist(), strict=True)
+        ]
+        return np.array(found, np.float64)
+
+
+class FloatSums(_Sums):
     """Sums, means and variances of ranges of doubles; what is not valid counts as nothing."""
 
     def __init__(self, values: Floats, valid: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
         finite = valid & np.isfinite(values)
-        self._infinite = [_prefix_count(valid & (values == sign)) for sign in (np.inf, -np.inf)]
+        self._infinite = [prefix_counts(valid & (values == sign)) for sign in (np.inf, -np.inf)]
         self._has_infinite = bool(self._infinite[0][-1] or self._infinite[1][-1])
         fractions, exponents = np.frexp(np.where(finite, values, 0.0))
         numbers = np.ldexp(fractions, MANTISSA_BITS).astype(np.int64)
-        self._sign = np.sign(numbers)
         magnitude = np.abs(numbers).astype(np.uint64)
         shift = exponents.astype(np.int64) - MANTISSA_BITS
         present = magnitude != 0
         # Trailing zeros go: of whole numbers only their own few bits are left.
         lowest = magnitude & (~magnitude + np.uint64(1))
         zeros = np.where(present, np.frexp(lowest.astype(np.float64))[1] - 1, 0)
-        self._magnitude = magnitude >> zeros.astype(np.uint64)
+        magnitude = magnitude >> zeros.astype(np.uint64)
         shift = shift + zeros
         self.base = int(shift[present].min()) if present.any() else 0
-        self._shift = np.where(present, shift - self.base, 0)
-        self._limbs = Limbs(self._sign, [(self._magnitude, self._shift)])
-        self._squares: Limbs | None = None
+        super().__init__(np.sign(numbers), magnitude, np.where(present, shift - self.base, 0))
 
     def sums(self, low: Ints, high: Ints) -> Floats:
         """Each sum, rounded once; infinities as IEEE has them, NaN where they cancel."""
@@ -106,29 +128,22 @@ class FloatSums:
 
     def variances(self, low: Ints, high: Ints, counts: Ints) -> Floats:
         """Each sample variance, rounded once; NaN of fewer than two values or any infinity."""
-        if self._squares is None:
-            ones = np.ones(len(self._sign), np.int64)
-            self._squares = Limbs(ones, _squared(self._magnitude, self._shift))
         bad = counts < 2  # noqa: PLR2004 a spread needs two values
         if self._has_infinite:
             bad = bad | (self._infinite[0][high] > self._infinite[0][low])
             bad = bad | (self._infinite[1][high] > self._infinite[1][low])
-        sums, squares = self._limbs.integers(low, high), self._squares.integers(low, high)
-        return _variances(sums, squares, counts, bad, 2 * self.base)
+        return self._variances(low, high, counts, bad, 2 * self.base)
 
 
-class IntegerSums:
+class IntegerSums(_Sums):
     """Sums, means and variances of ranges of integers; what is not valid counts as nothing."""
 
     def __init__(self, values: Ints, valid: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
         numbers = np.where(valid, values, 0).astype(np.int64)
-        self._sign = np.sign(numbers)
         # The magnitude of the smallest int64 is no int64, but it is a uint64.
         bits = numbers.view(np.uint64)
-        self._magnitude = np.where(numbers < 0, ~bits + np.uint64(1), bits)
-        self._shift = np.zeros(len(numbers), np.int64)
-        self._limbs = Limbs(self._sign, [(self._magnitude, self._shift)])
-        self._squares: Limbs | None = None
+        magnitude = np.where(numbers < 0, ~bits + np.uint64(1), bits)
+        super().__init__(np.sign(numbers), magnitude, np.zeros(len(numbers), np.int64))
 
     def sums(self, low: Ints, high: Ints) -> tuple[Ints, np.ndarray[Any, np.dtype[np.bool_]]]:
         """(sum, whether it leaves int64) of each range."""
@@ -151,11 +166,7 @@ class IntegerSums:
 
     def variances(self, low: Ints, high: Ints, counts: Ints) -> Floats:
         """Each sample variance, rounded once; NaN of fewer than two values."""
-        if self._squares is None:
-            ones = np.ones(len(self._sign), np.int64)
-            self._squares = Limbs(ones, _squared(self._magnitude, self._shift))
-        sums, squares = self._limbs.integers(low, high), self._squares.integers(low, high)
-        return _variances(sums, squares, counts, counts < 2, 0)  # noqa: PLR2004 two values
+        return self._variances(low, high, counts, counts < 2, 0)  # noqa: PLR2004 two values
 
     def _low_and_high(self, low: Ints, high: Ints) -> tuple[Ints, Ints]:
         """The low 64 bits of each sum, as int64, and what lies above them."""
@@ -252,22 +263,8 @@ def _two_sum(one: Floats, two: Floats) -> tuple[Floats, Floats]:
     return total, (one - (total - shadow)) + (two - shadow)
 
 
-def _variances(sums: list[int], squares: list[int], counts: Ints, bad: Any, scale: int) -> Floats:
-    """(n S2 - S1^2) / (n (n - 1)) of integers times 2^(scale/2), by Python's exact division."""
-    up, down = max(scale, 0), max(-scale, 0)
-    found = [
-        math.nan if is_bad else _divided((n * s2 - s1 * s1) << up, (n * (n - 1)) << down)
-        for s1, s2, n, is_bad in zip(sums, squares, counts.tolist(), bad.tolist(), strict=True)
-    ]
-    return np.array(found, np.float64)
-
-
 def _divided(numerator: int, denominator: int) -> float:
     try:
         return numerator / denominator
     except OverflowError:
         return math.inf
-
-
-def _prefix_count(flags: Any) -> Ints:
-    return np.concatenate((np.zeros(1, np.int64), np.cumsum(flags, dtype=np.int64)))

@@ -7,15 +7,14 @@ within its block, relative to the row that asks, which has the latest time of wh
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 if TYPE_CHECKING:
     from hofflight.features.window import Frame
+    from hofflight.replay.range_queries import Ints, Mask
 
-Ints = np.ndarray[Any, np.dtype[np.int64]]
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 _ROOM: Final = 1 << 62
 
 

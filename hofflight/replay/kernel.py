@@ -13,7 +13,7 @@ Bit for bit what the engine answers, at a small part of the cost, with the memor
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hofflight.replay.prepared import AsOf, Question
+    from hofflight.replay.range_queries import Ints, Mask
 
-Ints = np.ndarray[Any, np.dtype[np.int64]]
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 COPIED_ROWS_MAX: Final = 1 << 18
 
 

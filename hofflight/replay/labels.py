@@ -21,7 +21,7 @@ from hofflight.errors import BadLabels, BadRequest, HofError, SealDamaged
 from hofflight.eventlog.lock import one_at_a_time
 from hofflight.replay.parquet import write_whole
 from hofflight.wire.envelope import ID_BYTES
-from hofflight.wire.rows import to_batch
+from hofflight.wire.rows import to_batch, to_table
 from hofflight.wire.schema import COLUMN_TYPES, TIMESTAMP
 
 if TYPE_CHECKING:
@@ -103,15 +103,7 @@ def read_labels(source: Any, raw: pa.Schema | None = None) -> pa.Table:
     try:
         if isinstance(source, str | Path):
             return _read_file(Path(source), raw)
-        if isinstance(source, pa.Table | pa.RecordBatch):
-            return source if isinstance(source, pa.Table) else pa.Table.from_batches([source])
-        if hasattr(source, "iloc"):
-            return pa.Table.from_pandas(source, preserve_index=False)
-        if hasattr(source, "to_arrow"):
-            return source.to_arrow()
-        rows = [dict(row) for row in source]
-        names = dict.fromkeys(name for row in rows for name in row)  # not of the first row alone
-        return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+        return to_table(source)
     except (OSError, pa.ArrowException, TypeError, ValueError) as error:
         name = Path(source).name if isinstance(source, str | Path) else type(source).__name__
         msg = f"labels {name!r} cannot be read: {str(error).splitlines()[0][:200]}"

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hofflight.errors import BadRange
-from hofflight.replay.logged import ABOUT
 from hofflight.replay.prepared import SEQ
 
 if TYPE_CHECKING:
@@ -52,8 +51,7 @@ class Filter:
             chosen = pc.and_(chosen, pc.equal(rows.column(name), value))
         if not self.span.is_everything:
             ts = rows.column(self.record.event_time).cast(pa.int64())
-            chosen = pc.and_(chosen, pc.greater_equal(ts, self.span.start_us))
-            chosen = pc.and_(chosen, pc.less(ts, self.span.end_us))
+            chosen = pc.and_(chosen, self.span.contains(ts))
         kept = rows.filter(pc.fill_null(chosen, False))
         return kept.take(pc.sort_indices(kept.column(SEQ)))
 
@@ -91,8 +89,7 @@ def entries(
 
 
 def _plain(rows: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    raw = rows.select([n for n in rows.schema.names if n not in ABOUT.names and n[0] != "_"])
-    shown = raw.to_pylist()
+    shown = rows.select([n for n in rows.schema.names if n[0] != "_"]).to_pylist()
     if "_answer" in rows.schema.names:
         answers = rows.column("_answer").to_pylist()
         shown = [answer or row for answer, row in zip(answers, shown, strict=True)]

@@ -145,11 +145,13 @@ class InFrames(Answers):
 
     def _of_some(self, aggregate: str, window: Asked, condition: str) -> str:
         """The name of an aggregate over those rows of the frame that meet a condition."""
-        value = f"_v{self._columns.series_of(window)}"
-        text = self._over(aggregate.format(v=value), window, f" AND {condition.format(v=value)}")
+        text = self._over_some(aggregate, window, condition)
         return self.parts.setdefault(text, f"_p{len(self.parts)}")
 
     def _scale_named(self, aggregate: str, window: Asked, condition: str, end: str = "") -> str:
+        text = self._over_some(aggregate, window, condition) + end
+        return self.scales.setdefault(text, f"_q{len(self.scales)}")
+
+    def _over_some(self, aggregate: str, window: Asked, condition: str) -> str:
         value = f"_v{self._columns.series_of(window)}"
-        text = self._over(aggregate.format(v=value), window, f" AND {condition.format(v=value)}")
-        return self.scales.setdefault(text + end, f"_q{len(self.scales)}")
+        return self._over(aggregate.format(v=value), window, f" AND {condition.format(v=value)}")

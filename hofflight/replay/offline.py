@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hofflight.errors import BadRange, CodeChanged, StoreFormat, UnknownView, WrongType
+from hofflight.eventlog.directory import whole_file
 from hofflight.features.view import find_view
 from hofflight.replay.explain import explain
 from hofflight.replay.label_join import LabelJoin
 from hofflight.replay.labels import LabelStore, checked_labels, read_labels
-from hofflight.replay.parquet import ROW_GROUP_ROWS, whole_file
+from hofflight.replay.parquet import ROW_GROUP_ROWS
 from hofflight.replay.read_log import History
 from hofflight.replay.seal import Sorting, seal
 from hofflight.replay.sealed import SealedLog
@@ -213,13 +214,10 @@ class Offline:
 
     def rows_for(self, group: FeatureGroup) -> int:
         """About how many rows a backfill of the group will read."""
-        streams = [r.partition for r in self._registry.groups() if r.name == group.name]
-        same = [
-            r.partition for r in self._registry.groups()
-            if r.name == group.name and r.input.equals(group.input)
-        ]  # fmt: skip
-        chosen = same or streams
-        return self.history_of(chosen[-1]).extent().rows if chosen else 0
+        records = [r for r in self._registry.groups() if r.name == group.name]
+        same = [r for r in records if r.input.equals(group.input)]
+        chosen = same or records
+        return self.history_of(chosen[-1].partition).extent().rows if chosen else 0
 
     def group_of_view(self, view: str, version: int | None) -> tuple[str, int]:
         """Name and version of the group that answers a view."""

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import pyarrow.parquet as pq
 
-from hofflight.eventlog.directory import sync_path
+from hofflight.eventlog.directory import whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     import pyarrow as pa
 
 ROW_GROUP_ROWS: Final = 65_536
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Gives the name to write under; at the end of the block the file is durable at `path`.
-
-    Where the block raises, nothing is left. Who writes to the same path at the same time writes
-    under another name, and the last one wins.
-    """
-    fresh = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
-        yield fresh
-        sync_path(fresh)
-        fresh.rename(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    sync_path(path.parent)
 
 
 def write_whole(table: pa.Table, path: Path) -> int:

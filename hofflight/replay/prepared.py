@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Final, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hofflight.replay.plain_columns import plain_array, plain_type
 from hofflight.transform.evaluate import evaluate
-from hofflight.wire.schema import FLOATS, TIMESTAMP
+from hofflight.wire.schema import FLOATS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 AsOf = Literal["arrival", "event"]
 TS: Final = "_ts"
 SEQ: Final = "_seq"
-_AS_INTEGERS: Final = {TIMESTAMP: pa.int64(), pa.date32(): pa.int32()}
+ADDED: Final = frozenset(("sum", "mean", "var", "std"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,11 @@ class Question:
         """Names of windows that can overflow."""
         return tuple(w.name for w in self.windows if w.function == "sum" and w.type == pa.int64())
 
+    @property
+    def adds_floats(self) -> tuple[Asked, ...]:
+        """Windows whose floats an engine may add in its own order: they have a tolerance."""
+        return tuple(w for w in self.windows if w.function in ADDED and w.type == pa.float64())
+
 
 class Preparation:
     """Makes prepared rows of a group's raw and transformed columns."""
@@ -98,9 +104,9 @@ class Preparation:
         keys = tuple(f"_k{place}" for place in range(len(group.key)))
         types = group.transformed
         schema = pa.schema(
-            [(key, _plain(types[name])) for key, name in zip(keys, group.key, strict=True)]
+            [(key, plain_type(types[name])) for key, name in zip(keys, group.key, strict=True)]
             + [(TS, pa.int64()), (SEQ, pa.int64())]
-            + [(prepared, _plain(types[name])) for name, prepared in read.items()]
+            + [(prepared, plain_type(types[name])) for name, prepared in read.items()]
             + [(name, pa.bool_()) for name, _ in self._filters.values()]
         )
         self.question = Question(keys, group.late_us, tuple(asked), schema)
@@ -111,20 +117,11 @@ class Preparation:
         Raises: pa.ArrowInvalid, integer arithmetic of a `where=` left int64.
         """
         group = self._group
-        arrays = [_normal(_plain_values(columns[name])) for name in group.key]
-        arrays += [_plain_values(columns[group.event_time]), seq]
-        arrays += [_plain_values(columns[name]) for name in self._read]
+        arrays = [_normal(plain_array(columns[name])) for name in group.key]
+        arrays += [plain_array(columns[group.event_time]), seq]
+        arrays += [plain_array(columns[name]) for name in self._read]
         arrays += [evaluate(where, dict(columns), len(seq)) for _, where in self._filters.values()]
         return pa.RecordBatch.from_arrays(arrays, schema=self.question.schema)
-
-
-def _plain(column_type: pa.DataType) -> pa.DataType:
-    return _AS_INTEGERS.get(column_type, column_type)
-
-
-def _plain_values(array: pa.Array) -> pa.Array:
-    plain = _AS_INTEGERS.get(array.type)
-    return array if plain is None else array.view(plain)
 
 
 def _normal(key: pa.Array) -> pa.Array:

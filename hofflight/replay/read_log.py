@@ -84,6 +84,16 @@ class Extent(NamedTuple):
     rows: int
 
 
+class Counts(NamedTuple):
+    """What there is. `live_rows` are not sealed yet; `voids` are refused records of both."""
+
+    last: int
+    sealed_rows: int
+    sealed_bytes: int
+    live_rows: int
+    voids: int
+
+
 class History:
     """Every counted row of a log.
 
@@ -104,24 +114,32 @@ class History:
 
         Raises: SealDamaged (HOF-506), LogCorrupt (HOF-502).
         """
-        sealed, last, live = self._ends()
-        return Extent(last, sealed + live)
+        counts = self.counts()
+        return Extent(counts.last, counts.sealed_rows + counts.live_rows)
 
     def unsealed_rows(self) -> int:
         """How many rows a seal would find."""
-        return self._ends()[2]
+        return self.counts().live_rows
 
-    def _ends(self) -> tuple[int, int, int]:
-        """Sealed rows, the number of the last entry, rows after what is sealed."""
+    def counts(self) -> Counts:
+        """What there is now, counted. `last`: the number of the last entry.
+
+        Raises: SealDamaged (HOF-506), LogCorrupt (HOF-502).
+        """
         for _ in range(_TRIES_MAX):
             manifest = self.sealed.manifest()
-            last, rows = manifest.sealed_to, 0
+            sealed_rows = sum(file.rows for file in manifest.files if file.version)
+            voids = sum(file.rows for file in manifest.files if not file.version)
+            last, live_rows = manifest.sealed_to, 0
             try:
                 for _, meta in self.live.read_meta(last):
-                    last, rows = meta.number, rows + (meta.rows if meta.code == OK else 0)
+                    last = meta.number
+                    live_rows += meta.rows if meta.code == OK else 0
+                    voids += meta.code != OK
             except FileNotFoundError:
                 continue  # trimmed while it was read: it is sealed by now
-            return sum(f.rows for f in manifest.files if f.version), last, rows
+            sealed_bytes = sum(file.bytes for file in manifest.files)
+            return Counts(last, sealed_rows, sealed_bytes, live_rows, voids)
         raise LogCorrupt(f"segments of {self.sealed.name} vanish while it is read")
 
     def ranges(self, records: int = 65_536) -> Iterator[tuple[int, int]]:

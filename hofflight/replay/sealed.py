@@ -12,8 +12,8 @@ it. So nothing is ever counted twice, and what is missing is known by name.
 
 from __future__ import annotations
 
-import os
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hofflight.errors import SealDamaged
-from hofflight.eventlog.directory import sync_path
+from hofflight.eventlog.directory import whole_file
 from hofflight.replay.logged import logged_schema, number_of
 
 if TYPE_CHECKING:
@@ -97,13 +97,8 @@ class SealedLog:
 
     def publish(self, manifest: Manifest) -> None:
         """Make a manifest the one that counts: durable, then in place by one rename."""
-        fresh = self.path.with_suffix(".tmp")
-        with fresh.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.rename(self.path)
-        sync_path(self.directory)
+        with whole_file(self.path) as fresh:
+            fresh.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
 
     def read(
         self, file: SealedFile, raw: pa.Schema, full: pa.Schema | None, columns: Sequence[str]
@@ -113,10 +108,8 @@ class SealedLog:
         Raises: SealDamaged (HOF-506), missing, cut, changed, or not of this log's schema.
         """
         found = self._open(file, logged_schema(raw, full), is_exact=full is not None)
-        try:
+        with self._reading(file):
             table = found.read(columns=list(columns))
-        except (OSError, pa.ArrowException) as error:
-            raise self._damaged(file, str(error).splitlines()[0][:200]) from error
         batches = table.combine_chunks().to_batches()
         return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
 
@@ -126,10 +119,8 @@ class SealedLog:
         Raises: SealDamaged (HOF-506).
         """
         found = self._open(file, VOIDS, is_exact=True)
-        try:
+        with self._reading(file):
             return found.read()
-        except (OSError, pa.ArrowException) as error:
-            raise self._damaged(file, str(error).splitlines()[0][:200]) from error
 
     def orphans(self, manifest: Manifest) -> Iterator[Path]:
         """Files here that look like ours and are none of the manifest's."""
@@ -140,19 +131,25 @@ class SealedLog:
 
     def _open(self, file: SealedFile, schema: pa.Schema, *, is_exact: bool) -> pq.ParquetFile:
         path = self.directory / file.path
-        try:
+        with self._reading(file):
             size = path.stat().st_size
             if size != file.bytes:
                 raise self._damaged(file, f"it has {size} bytes, {file.bytes} were sealed")
             found = pq.ParquetFile(path, page_checksum_verification=True)
-        except FileNotFoundError:
-            raise self._damaged(file, "it is missing") from None
-        except (OSError, pa.ArrowException) as error:
-            raise self._damaged(file, str(error).splitlines()[0][:200]) from error
         if found.metadata.num_rows != file.rows:
             raise self._damaged(file, f"{found.metadata.num_rows} rows, {file.rows} were sealed")
         self._require(file, schema, found.schema_arrow, is_exact=is_exact)
         return found
+
+    @contextmanager
+    def _reading(self, file: SealedFile) -> Iterator[None]:
+        """What goes wrong in the block is damage of the file."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise self._damaged(file, "it is missing") from None
+        except (OSError, pa.ArrowException) as error:
+            raise self._damaged(file, str(error).splitlines()[0][:200]) from error
 
     def _require(
         self, file: SealedFile, wanted: pa.Schema, got: pa.Schema, *, is_exact: bool

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hofflight.replay.exact_sums import FloatSums, IntegerSums
+from hofflight.replay.plain_columns import as_type
 from hofflight.replay.range_queries import (
     Extremes,
     WaveletMatrix,
@@ -27,10 +28,9 @@ if TYPE_CHECKING:
     from hofflight.features.window import Frame
     from hofflight.replay.frames import Blocks
     from hofflight.replay.prepared import Asked, Question
+    from hofflight.replay.range_queries import Ints, Mask
 
 Array = np.ndarray[Any, Any]
-Ints = np.ndarray[Any, np.dtype[np.int64]]
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 _PAIRS_MAX: Final = 1 << 20
 
 
@@ -165,7 +165,7 @@ class Ranges:
                 found[f"_overflow_{window.name}"] = pa.array(overflow)
                 continue
             answer = _answer(window, series, low, high, counts)
-            found[window.name] = answer if answer.type == window.type else _retyped(answer, window)
+            found[window.name] = as_type(answer, window.type)
         return found
 
     def _series_of(self, window: Asked) -> Series:
@@ -233,11 +233,11 @@ def _added(function: str, series: Series, low: Ints, high: Ints, counts: Ints) -
 def _extremes(series: Series, low: Ints, high: Ints, empty: Mask, *, greatest: bool) -> pa.Array:
     assert series.column is not None
     numbers = series.numbers
-    kind = np.finfo(numbers.dtype) if numbers.dtype.kind == "f" else np.iinfo(numbers.dtype)
-    worst: Any = kind.min if greatest else kind.max
     if numbers.dtype.kind == "f":
-        worst = -np.inf if greatest else np.inf
-    numbers = np.where(series.valid, numbers, numbers.dtype.type(worst))
+        least, most = -np.inf, np.inf
+    else:
+        least, most = np.iinfo(numbers.dtype).min, np.iinfo(numbers.dtype).max
+    numbers = np.where(series.valid, numbers, numbers.dtype.type(least if greatest else most))
     longest = int((high - low).max(initial=1))
     found = (
         Extremes(numbers, longest, greatest=greatest).between(low, high) if len(numbers) else low
@@ -267,10 +267,3 @@ def _ranks(q: float, counts: Ints) -> Ints:
 @lru_cache(maxsize=1_024)
 def _decimal(q: float) -> Fraction:
     return Fraction(repr(q))
-
-
-def _retyped(answer: pa.Array, window: Asked) -> pa.Array:
-    """Times and dates, which came as integers."""
-    if pa.types.is_list(window.type):
-        return answer.cast(window.type)
-    return answer.view(window.type) if answer.type in INTEGERS else answer.cast(window.type)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, TypeAlias
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from hofflight import limits
 from hofflight.errors import BadRange
 from hofflight.features.window import duration_us
@@ -71,6 +74,10 @@ class Span:
     def is_everything(self) -> bool:
         """Whether no event time lies outside."""
         return self.start_us <= limits.event_time_us_min and self.end_us > limits.event_time_us_max
+
+    def contains(self, ts: pa.Array) -> pa.Array:
+        """Per event time (int64, microseconds), whether it lies in the span; null of null."""
+        return pc.and_(pc.greater_equal(ts, self.start_us), pc.less(ts, self.end_us))
 
 
 @dataclass(frozen=True, slots=True)

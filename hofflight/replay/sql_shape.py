@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
+from hofflight.replay.prepared import ADDED
+
 if TYPE_CHECKING:
     from hofflight.replay.prepared import Asked, Question
 
@@ -21,7 +23,6 @@ INT64_MAX: Final = 2**63 - 1
 _Q_MIN: Final = Decimal("1e-12")
 _FLOATS: Final = {pa.float64(): "DOUBLE", pa.float32(): "FLOAT"}
 _SPREADS: Final = frozenset(("var", "std"))
-_ADDED: Final = frozenset(("sum", "mean", *_SPREADS))
 
 MACROS: Final = """
 CREATE OR REPLACE MACRO floor_div(a, b) AS (a - ((a % b) + b) % b) // b;
@@ -84,7 +85,7 @@ class Columns:
 
     def added_floats(self) -> list[int]:
         """The series of floats that are added up in any way."""
-        added = (self.series_of(w) for w in self.question.windows if w.function in _ADDED)
+        added = (self.series_of(w) for w in self.question.windows if w.function in ADDED)
         return [n for n in dict.fromkeys(added) if self.is_float(n)]
 
 
@@ -127,7 +128,7 @@ class Answers(ABC):
         found = [(w.name, self.answer(w)) for w in windows]
         found += [(f"_overflow_{w.name}", self._overflow(w)) for w in windows if w.name in sums]
         if tolerances:
-            inexact = [w for w in windows if w.function in _ADDED and w.type == pa.float64()]
+            inexact = self._columns.question.adds_floats
             found += [(f"_scale_{w.name}", self._scale(w)) for w in inexact]
         return "".join(f",\n       {text} AS {quoted(name)}" for name, text in found)
 

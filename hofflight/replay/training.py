@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from hofflight.errors import TransformFailed
 from hofflight.features.window import HOLISTIC
@@ -76,11 +75,6 @@ def report_of(table: pa.Table | pa.Schema) -> dict[str, Any]:
     schema = table if isinstance(table, pa.Schema) else table.schema
     report: dict[str, Any] = json.loads((schema.metadata or {}).get(_METADATA, b"{}"))
     return report
-
-
-def with_report(table: pa.Table, report: TrainingReport) -> pa.Table:
-    """The table with its report beside it."""
-    return table.replace_schema_metadata(metadata_of(report))
 
 
 def metadata_of(report: TrainingReport) -> dict[bytes, bytes]:
@@ -197,9 +191,7 @@ class _Rows:
         for batch in batches:
             chosen = batch
             if not span.is_everything:
-                ts = batch.column(TS)
-                inside = pc.and_(pc.greater_equal(ts, span.start_us), pc.less(ts, span.end_us))
-                chosen = batch.filter(inside)
+                chosen = batch.filter(span.contains(batch.column(TS)))
             if chosen.num_rows:
                 yield from self._vectors(chosen)
 

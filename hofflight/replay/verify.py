@@ -21,7 +21,7 @@ from hofflight.replay.logged import ABOUT, ANSWER
 from hofflight.replay.plain_columns import exploded
 from hofflight.replay.prepared import SEQ
 from hofflight.replay.transformed import Transformation
-from hofflight.replay.windowed import How, database, scale_names, windowed
+from hofflight.replay.windowed import How, database, windowed
 from hofflight.transform.columns import first_value
 from hofflight.wire.parity import WORST_MAX, Difference, Parity
 
@@ -72,7 +72,6 @@ class Verification:
                 answered = ours.column("_answered")
                 parity.unserved += len(ours) - answered.true_count
                 self._compare(answers, ours.filter(answered), features, parity)
-        parity.worst = sorted(parity.worst, key=lambda d: -d.distance)[:WORST_MAX]
         parity.seconds = round(time.monotonic() - started_s, 3)
         return parity
 
@@ -101,7 +100,7 @@ class Verification:
             shown = "late" if name == LATE else f"{self.group.name}.{name}"
             count = int(np.count_nonzero(unequal))
             parity.by_feature[shown] = parity.by_feature.get(shown, 0) + count
-            found = differences(rows, replayed, name, shown, np.flatnonzero(unequal))
+            found = answers.differences(rows, replayed, name, shown, np.flatnonzero(unequal))
             parity.worst = sorted((*parity.worst, *found), key=lambda d: -d.distance)[:WORST_MAX]
         parity.mismatches += int(np.count_nonzero(wrong))
 
@@ -114,13 +113,12 @@ class Answers:
         self.group = group
         self.transformation = Transformation(group)
         question = self.transformation.preparation.question
-        self._scales = {name.removeprefix("_scale_") for name in scale_names(question)}
+        self._scales = {window.name for window in question.adds_floats}
         self._sums = question.sums_integers
         types: dict[str, pa.DataType] = {name: ABOUT.field(name).type for name in _ABOUT[1:5]}
         types |= {"_ours": pa.bool_(), _WAS_LATE: pa.bool_()}
         types |= {f"_over_{name}": pa.bool_() for name in self._sums}
         types |= {f"{_RECORDED}{field.name}": field.type for field in group.schema}
-        self._recorded = pa.schema(list(types.items()))
         types |= dict(zip(question.schema.names, question.schema.types, strict=True))
         types |= group.transformed
         self._schema = pa.schema(list(types.items()))
@@ -162,6 +160,26 @@ class Answers:
             return same(served, again) & flags
         return same(served, again)
 
+    def differences(
+        self,
+        rows: pa.RecordBatch,
+        replayed: dict[str, pa.Array],
+        name: str,
+        shown: str,
+        places: Any,
+    ) -> list[Difference]:
+        """Some of the rows at these places, as a person reads them."""
+        found = []
+        columns = self.served(rows, name), replayed[name]
+        for place in map(int, places[:WORST_MAX]):
+            served, again = (first_value(column.slice(place, 1)) for column in columns)
+            request_id = rows.column("_request_id")[place].as_py().hex()
+            row = rows.column("_row")[place].as_py()
+            found.append(
+                Difference(shown, request_id, row, served, again, _distance(served, again))
+            )
+        return found
+
     def _rows(
         self, progress: Callable[[int], None], keys: pa.Table | None
     ) -> Iterator[pa.RecordBatch]:
@@ -200,26 +218,6 @@ def of_keys(rows: pa.RecordBatch, keys: pa.Table) -> pa.RecordBatch:
             of_key = pc.and_(of_key, pc.equal(rows.column(name), keys[name][place]))
         chosen = pc.or_(chosen, of_key)
     return rows.filter(chosen)
-
-
-def differences(
-    rows: pa.RecordBatch,
-    replayed: dict[str, pa.Array],
-    name: str,
-    shown: str,
-    places: Any,
-) -> list[Difference]:
-    """Some of the rows at these places, as a person reads them."""
-    found = []
-    column = _WAS_LATE if name == LATE else f"{_RECORDED}{name}"
-    for place in map(int, places[:WORST_MAX]):
-        served, again = (
-            first_value(array.slice(place, 1)) for array in (rows.column(column), replayed[name])
-        )
-        request_id = rows.column("_request_id")[place].as_py().hex()
-        row = rows.column("_row")[place].as_py()
-        found.append(Difference(shown, request_id, row, served, again, _distance(served, again)))
-    return found
 
 
 def _distance(one: object, other: object) -> float:

@@ -47,18 +47,8 @@ Rows = Iterator[pa.RecordBatch]
 def windowed_schema(rows: pa.Schema, question: Question, how: How) -> pa.Schema:
     """The columns of `windowed`: those of the rows, then the answers'."""
     answers = [field for field in answer_schema(question) if field.name != SEQ]
-    scales = scale_names(question) if how.tolerances else []
-    return pa.schema([*rows, *answers, *((name, pa.float64()) for name in scales)])
-
-
-def scale_names(question: Question) -> list[str]:
-    """The columns of the declared tolerances: of each window whose floats DuckDB sums its way."""
-    inexact = ("sum", "mean", "var", "std")
-    return [
-        f"_scale_{w.name}"
-        for w in question.windows
-        if w.function in inexact and w.type == pa.float64()
-    ]
+    scales = question.adds_floats if how.tolerances else ()
+    return pa.schema([*rows, *answers, *((f"_scale_{w.name}", pa.float64()) for w in scales)])
 
 
 class Database:

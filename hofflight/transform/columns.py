@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-from hofflight.wire.schema import TIMESTAMP
+from hofflight.wire.schema import AS_INTEGERS, TIMESTAMP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -16,7 +16,6 @@ _FORMATS: Final[dict[pa.DataType, tuple[str, int]]] = {
     pa.uint32(): ("I", 4), pa.uint16(): ("H", 2), pa.uint8(): ("B", 1),
     pa.float64(): ("d", 8), pa.float32(): ("f", 4), TIMESTAMP: ("q", 8), pa.date32(): ("i", 4),
 }  # fmt: skip
-_AS_INTEGERS: Final = {TIMESTAMP: pa.int64(), pa.date32(): pa.int32()}
 
 
 def to_python(array: pa.Array) -> list[Any]:
@@ -26,17 +25,17 @@ def to_python(array: pa.Array) -> list[Any]:
         data = memoryview(array.buffers()[1])[array.offset * width :][: len(array) * width]
         values: list[Any] = data.cast("B").cast(code).tolist()  # type: ignore[call-overload]
         return values
-    if array.type in _AS_INTEGERS:
-        array = array.view(_AS_INTEGERS[array.type])
-    elif pa.types.is_list(array.type) and array.type.value_type in _AS_INTEGERS:
-        array = array.cast(pa.list_(_AS_INTEGERS[array.type.value_type]))
+    if array.type in AS_INTEGERS:
+        array = array.view(AS_INTEGERS[array.type])
+    elif pa.types.is_list(array.type) and array.type.value_type in AS_INTEGERS:
+        array = array.cast(pa.list_(AS_INTEGERS[array.type.value_type]))
     return array.to_pylist()
 
 
 def first_value(array: pa.Array) -> Any:
     """The first value as `to_python` gives it; a tenth of its cost for one row."""
     scalar = array[0]
-    return scalar.value if array.type in _AS_INTEGERS else scalar.as_py()
+    return scalar.value if array.type in AS_INTEGERS else scalar.as_py()
 
 
 def from_python(values: Iterable[Any], column_type: pa.DataType) -> pa.Array:

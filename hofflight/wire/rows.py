@@ -60,6 +60,24 @@ def to_batch(rows: Rows, schema: pa.Schema) -> pa.RecordBatch:
     raise BadRows(f"rows cannot be {_name(rows)}", hint=_KINDS)
 
 
+def to_table(rows: Any) -> pa.Table:
+    """Rows as a table of whatever columns and types they have; in dicts every name counts.
+
+    Raises: pa.ArrowException, TypeError, ValueError: they are no rows.
+    """
+    if isinstance(rows, pa.Table):
+        return rows
+    if isinstance(rows, pa.RecordBatch):
+        return pa.Table.from_batches([rows])
+    if hasattr(rows, "iloc"):  # pandas
+        return pa.Table.from_pandas(rows, preserve_index=False)
+    if hasattr(rows, "to_arrow"):  # polars
+        return rows.to_arrow()
+    dicts = [dict(row) for row in rows]
+    names = dict.fromkeys(name for row in dicts for name in row)  # not of the first row alone
+    return pa.table({name: pa.array([row.get(name) for row in dicts]) for name in names})
+
+
 # --- dicts ---
 
 

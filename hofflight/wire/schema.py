@@ -19,6 +19,8 @@ INTEGERS: Final = (
     pa.int64(), pa.int32(), pa.int16(), pa.int8(), pa.uint32(), pa.uint16(), pa.uint8(),
 )  # fmt: skip
 FLOATS: Final = (pa.float64(), pa.float32())
+# Integers inside: microseconds since 1970, and days.
+AS_INTEGERS: Final = {TIMESTAMP: pa.int64(), pa.date32(): pa.int32()}
 # An allow-list: null, run-end, view, union, extension and nested types can claim 2^31 rows in a
 # hundred bytes, so they are refused by schema, before any body is looked at.
 COLUMN_TYPES: Final = frozenset(

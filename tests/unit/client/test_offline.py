@@ -91,7 +91,10 @@ def test_rows_of_labels_may_leave_out_columns():
     assert pa.ipc.open_file(body["table"]).read_all()["amount"].to_pylist() == [None, 3.0]
 
 
-@pytest.mark.parametrize("labels", [7, "labels.csv", [1, 2], [{"a": 1}, {"a": "x"}]])
+@pytest.mark.parametrize(
+    "labels",
+    [7, "labels.csv", [1, 2], [{"a": 1}, {"a": "x"}], pd.DataFrame({"a": [1, "x"]})],
+)
 def test_what_cannot_be_labels_is_refused_here(labels):
     """A path too: the file is on this side, the reader of files on the other."""
     with pytest.raises(BadRows, match="HOF-211"):

@@ -165,6 +165,21 @@ def test_looking_how_far_it_goes_survives_a_trim(small_segments):
     assert trimmed.extent() == history.extent()
 
 
+def test_counting_survives_a_trim(small_segments):
+    """What was live is sealed by then: nothing is counted twice, and nothing is missed."""
+    store = small_segments
+    history = store.history
+    before = history.counts()
+    after = History(TrimmedBetween(store), history.sealed, history.raw, {}).counts()
+
+    assert before.live_rows
+    assert before.voids
+    assert not before.sealed_rows
+    assert (after.last, after.voids) == (before.last, before.voids)
+    assert (after.sealed_rows, after.live_rows) == (before.live_rows, 0)
+    assert after.sealed_bytes == sum(file.bytes for file in history.sealed.manifest().files)
+
+
 def test_voids_are_not_lost_to_a_trim(small_segments):
     """They moved to the sealed part meanwhile."""
     store = small_segments
