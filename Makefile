@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-EXTRAS := kafka spark pandas polars redis delta otel plots demo dev
+EXTRAS := kafka spark pandas polars redis delta mlflow otel plots demo dev
 
 UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python
 # One resolution for all: the tools constrain all.lock, all.lock constrains the lock of each extra.
@@ -35,9 +35,10 @@ soak: setup ## the long repetitions, and property tests with many more examples
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m soak --timeout 3600
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m "not soak" --timeout 3600 $(wildcard tests/property)
 
-bench: setup ## two JSON lines: serving beside a bare echo, replay beside the naive query
+bench: setup ## three JSON lines: serving beside a bare echo, replay beside the naive query, the join
 	$(BIN)/python benchmarks/bench_exchange.py --json
 	$(BIN)/python benchmarks/bench_replay.py --json
+	$(BIN)/python benchmarks/bench_join.py --json
 
 lint: setup ## ruff, mypy and the import contracts
 	$(BIN)/ruff check

@@ -22,16 +22,22 @@ import pyarrow as pa
 from pyarrow import flight
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 ECHO: Final = "hof.echo"
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 @contextlib.contextmanager
-def serving(modules: str, **environment: str) -> Iterator[tuple[str, str, int]]:
-    """`hof serve` as its own process over a fresh store: TCP address, Unix address, pid."""
+def serving(
+    modules: str, prepare: Callable[[Path], None] = lambda _: None, **environment: str
+) -> Iterator[tuple[str, str, int]]:
+    """`hof serve` as its own process over a fresh store: TCP address, Unix address, pid.
+
+    `prepare` is given the path of the store before it is served.
+    """
     with tempfile.TemporaryDirectory() as folder:
+        prepare(Path(folder) / "store")
         socket = Path(folder) / "hof.sock"
         command = [sys.executable, "-m", "hofflight.cli.main", "serve", "--json"]
         command += ["--store", f"{folder}/store", "--modules", modules]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hofflight.errors import HofError
     from hofflight.features.expression import Expression, col
     from hofflight.features.group import Context, FeatureGroup, feature_group
+    from hofflight.features.stored import StoredGroup, stored_group
     from hofflight.features.view import view
     from hofflight.features.window import (
         count,
@@ -61,6 +62,7 @@ _PUBLIC = {
     "FeatureGroup": ("features.group", "FeatureGroup"),
     "HofError": ("errors", "HofError"),
     "Settings": ("settings", "Settings"),
+    "StoredGroup": ("features.stored", "StoredGroup"),
     "TIMESTAMP": ("wire.schema", "TIMESTAMP"),
     "Vector": ("wire.vector", "Vector"),
     "col": ("features.expression", "col"),
@@ -79,6 +81,7 @@ _PUBLIC = {
     "quantile": ("features.window", "quantile"),
     "report_of": ("replay.training", "report_of"),
     "std": ("features.window", "std"),
+    "stored_group": ("features.stored", "stored_group"),
     "sum": ("features.window", "sum"),
     "testing": ("testing", ""),
     "top_k": ("features.window", "top_k"),
@@ -93,6 +96,7 @@ __all__ = [
     "FeatureGroup",
     "HofError",
     "Settings",
+    "StoredGroup",
     "Vector",
     "col",
     "connect",
@@ -110,6 +114,7 @@ __all__ = [
     "quantile",
     "report_of",
     "std",
+    "stored_group",
     "sum",
     "testing",
     "top_k",

@@ -10,19 +10,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import pyarrow as pa
 
 from hofflight.app import App
 from hofflight.clock import SystemClock
-from hofflight.engine.embedded import Engine, Rebuilt, code_not_loaded
+from hofflight.engine.embedded import Engine, Rebuilt
 from hofflight.engine.sealer import Sealer
-from hofflight.errors import StoreFormat
-from hofflight.eventlog.directory import whole_file
+from hofflight.engine.views import code_not_loaded
+from hofflight.errors import SettingsError, StoreFormat
 from hofflight.eventlog.local import LocalLog, LogReader, SyncThread
 from hofflight.eventlog.lock import StoreLock
+from hofflight.eventlog.store import Store
 from hofflight.features.registry import Registry
 from hofflight.observe.metrics import exposition, named
+from hofflight.online.lookups import Lookups
+from hofflight.server.join import Joiner
 from hofflight.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -32,55 +34,12 @@ if TYPE_CHECKING:
     from hofflight.clock import Clock
     from hofflight.eventlog.protocol import EventLog
     from hofflight.features.group import FeatureGroup
+    from hofflight.online.protocol import OnlineStore
     from hofflight.replay.offline import Offline
     from hofflight.replay.sealed import SealedLog
 
-STORE_FORMAT = 1
 # How this very installation is called as a command.
 _HOF = (sys.executable, "-m", "hofflight.cli.main")
-
-
-class Store:
-    """Where things are in a store directory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.mark = path / "hofflight.json"
-        self.lock = path / "lock"
-        self.registry = path / "registry.sqlite"
-        self.log = path / "log"
-        self.snapshots = path / "snapshots"
-        self.sealed = path / "sealed"
-        self.labels = path / "labels"
-
-    def require(self, *, create: bool) -> None:
-        """Check that the directory is a store of this release, making one if it may.
-
-        Raises: StoreFormat (HOF-503).
-        """
-        if self.mark.exists():
-            found = self._format()
-            if found != STORE_FORMAT:
-                msg = f"the store has format {found}, this release reads {STORE_FORMAT}"
-                raise StoreFormat(msg, hint="upgrade hofflight")
-            return
-        is_empty = not self.path.exists() or not any(self.path.iterdir())
-        if not create or not is_empty:
-            msg = f"{self.path.name!r} is not a store"
-            raise StoreFormat(msg, hint="name an empty or new directory, or a store")
-        self.path.mkdir(parents=True, mode=0o700, exist_ok=True)
-        with whole_file(self.mark) as fresh:  # a crash must not leave half a mark
-            fresh.write_bytes(orjson.dumps({"format": STORE_FORMAT}))
-
-    def _format(self) -> object:
-        try:
-            mark = orjson.loads(self.mark.read_bytes())
-        except orjson.JSONDecodeError:
-            mark = None
-        if not isinstance(mark, dict) or "format" not in mark:
-            msg = f"{self.mark.name} of {self.path.name!r} is damaged"
-            raise StoreFormat(msg, hint=f'if it was a store, it held {{"format": {STORE_FORMAT}}}')
-        return mark["format"]
 
 
 def open_store(
@@ -116,7 +75,7 @@ def open_store(
 
     def trim() -> None:
         if store.sealed.exists():
-            engine.trim(lambda stream: _sealed_log(store, stream).manifest().sealed_to)
+            app.trim(lambda stream: _sealed_log(store, stream).manifest().sealed_to)
 
     def on_close() -> None:
         try:
@@ -129,14 +88,35 @@ def open_store(
             lock.release()
 
     engine = Engine(registry, open_log, store.snapshots, clock, settings.engine, rebuild)
-    sealer = _sealer(store, settings, engine, clock, trim)
-    return App(
-        engine, clock, path=store.path, offline=offline, announce=lock.announce, on_close=on_close
-    )
+    lookups = Lookups(open_online(settings, store.online), settings.online.timeout_ms)
+    joiner = Joiner(engine, lookups, open_log, clock, settings.engine)
+    app = App(
+        engine, joiner, clock, path=store.path, offline=offline, announce=lock.announce,
+        on_close=on_close,
+    )  # fmt: skip
+    sealer = _sealer(store, settings, app, clock, trim)
+    return app
+
+
+def open_online(settings: Settings, directory: Path) -> OnlineStore:
+    """The online store: LMDB in a directory, or the Valkey or Redis of the settings.
+
+    Raises: SettingsError (HOF-601), the extra `redis` is not installed.
+    """
+    if not settings.online.url:
+        from hofflight.online.lmdb import LmdbStore
+
+        return LmdbStore(directory, settings.online)
+    try:
+        from hofflight.online.redis import RedisStore
+    except ModuleNotFoundError:
+        msg = "online.url needs the extra `redis`"
+        raise SettingsError(msg, hint="pip install 'hofflight[redis]'") from None
+    return RedisStore(settings.online)
 
 
 def _sealer(
-    store: Store, settings: Settings, engine: Engine, clock: Clock, trim: Callable[[], None]
+    store: Store, settings: Settings, app: App, clock: Clock, trim: Callable[[], None]
 ) -> Sealer | None:
     """Seals by size and age, as the settings say; None where both are off."""
     wanted = settings.log
@@ -145,7 +125,7 @@ def _sealer(
 
     def is_due() -> bool:
         # Once a minute beside serving, so it looks at names, sizes and times alone.
-        for stream, last_number in engine.streams().items():
+        for stream, last_number in app.streams().items():
             sealed = _sealed_log(store, stream)
             sealed_to = sealed.manifest().sealed_to
             if last_number <= sealed_to:
@@ -175,23 +155,33 @@ def _offline(
     settings: Settings,
     clock: Clock,
 ) -> Offline:
+    from hofflight.replay.histories import Folders
     from hofflight.replay.offline import Offline
 
     def open_log(stream: str) -> LogReader:
         return LogReader(store.log / stream)
 
-    return Offline(registry, open_log, store.sealed, store.labels, group_of, settings.replay, clock)
+    folders = Folders(store.sealed, store.labels, store.stored, store.datasets)
+    return Offline(registry, open_log, folders, group_of, settings.replay, clock)
 
 
 @contextlib.contextmanager
 def read_offline(
-    path: str | Path, groups: Sequence[FeatureGroup] = (), settings: Settings | None = None
+    path: str | Path,
+    groups: Sequence[FeatureGroup] = (),
+    settings: Settings | None = None,
+    *,
+    keeps: bool = False,
 ) -> Iterator[tuple[Offline, list[str]]]:
     """The offline verbs of a store beside whoever serves it, and the names of its logs.
 
-    `groups`: the code at hand. Raises: StoreFormat (HOF-503).
+    `groups`: the code at hand. `keeps`: datasets and models may be kept; SQLite itself sees to it
+    that a server may read the registry meanwhile. Raises: StoreFormat (HOF-503).
     """
     registry, logs = read_store(path)
+    if keeps:
+        registry.close()
+        registry = Registry(Store(Path(path)).registry)
     known = {(group.name, group.version): group for group in groups}
 
     def group_of(name: str, version: int | None) -> FeatureGroup:
@@ -203,6 +193,19 @@ def read_offline(
     with contextlib.closing(registry):
         chosen = settings or load_settings()
         yield _offline(Store(Path(path)), registry, group_of, chosen, SystemClock()), [*logs]
+
+
+@contextlib.contextmanager
+def read_loader(path: str | Path) -> Iterator[tuple[Offline, Lookups]]:
+    """What loads stored groups beside whoever serves: the offline verbs, and the online store.
+
+    Raises: StoreFormat (HOF-503), SettingsError (HOF-601).
+    """
+    settings = load_settings()
+    with read_offline(path, settings=settings) as (offline, _):
+        online = open_online(settings, Store(Path(path)).online)
+        with contextlib.closing(Lookups(online, settings.online.timeout_ms)) as lookups:
+            yield offline, lookups
 
 
 # --- backfill -------------------------------------------------------------------------------------
@@ -300,13 +303,15 @@ async def serve(
 
     def metrics() -> bytes:
         counted = named("server", dataclasses.asdict(server.stats))
-        return exposition({**app.engine.metrics(), **counted})
+        joins = app.worker.lookups.metrics()
+        return exposition({**app.engine.metrics(), **joins, **counted})
 
-    loaded = {(served.group, served.group_version) for served in app.views()}
+    loaded = app.loaded()
     records = [r for r in app.engine.registry.groups() if (r.name, r.version) in loaded]
     modules = sorted({record.module for record in records if record.module})
     offline = OfflineProcess(_HOF, app.path, modules)
-    server = FlightServer(app.engine, settings.server, metrics=metrics, offline=offline)
+    server = FlightServer(app.worker, settings.server, metrics=metrics, offline=offline)
+    app.worker.lookups.attach()
     # 1. warm up
     warm_up(app)
     # What lives now lives until the end: a full collection need not walk it (tens of ms at p99).
@@ -321,7 +326,9 @@ async def serve(
     ready(address)
     # 3. wait, drain
     await stop.wait()
-    return await server.drain()
+    clean = await server.drain()
+    await app.worker.lookups.detach()
+    return clean
 
 
 def warm_up(app: App) -> None:
@@ -332,9 +339,12 @@ def warm_up(app: App) -> None:
     """
     pa.array([0.0]).to_numpy()
     for served in app.views():
-        if not app.engine.group(served.group, served.group_version).is_opaque:
+        # Each of its groups has a view of its own here; its store may be one that is waited for.
+        if not served.is_joined and not served.gains_from_company:
             row = {field.name: _made_up(field.type) for field in served.input_schema}
             app.vector(served.view, row, version=served.version, store=False)
+        elif served.is_joined:
+            app.worker.prepare(served)
 
 
 def _made_up(column_type: pa.DataType) -> object:

@@ -187,6 +187,30 @@ class BadRange(BadRequest, ValueError):
     code = "HOF-215"
 
 
+class BadKeys(BadRequest, ValueError):
+    """Keys of stored groups are missing, null, of another type, or more than the view asks for."""
+
+    code = "HOF-216"
+
+
+class StoredMissing(BadRequest):
+    """A stored row is not there, or too old, and the view was declared with `on_missing="fail"`."""
+
+    code = "HOF-217"
+
+
+class BadStoredRows(BadRequest, ValueError):
+    """Rows of a stored group that cannot be loaded: columns, types, null keys or times."""
+
+    code = "HOF-218"
+
+
+class SignatureMismatch(BadRequest, ValueError):
+    """The inputs of an MLflow signature are not a view's columns, in names, order and types."""
+
+    code = "HOF-219"
+
+
 class Refused(HofError):
     """Nothing was logged or counted: sending the same request again is safe."""
 
@@ -253,6 +277,12 @@ class NoAnswer(Indefinite, TimeoutError):
     code = "HOF-404"
 
 
+class StoredUnavailable(Indefinite):
+    """The online store did not answer, and the view was declared with `on_missing="fail"`."""
+
+    code = "HOF-405"
+
+
 class StoreError(HofError):
     """The store directory cannot be used as asked."""
 
@@ -311,6 +341,18 @@ class ReplayMemory(StoreError):
     """A replay did not fit into the memory or the spill folder that it was given."""
 
     code = "HOF-509"
+
+
+class OnlineUnavailable(StoreError):
+    """The online store cannot be reached, or answers with errors."""
+
+    code = "HOF-510"
+
+
+class StoredUnreadable(StoreError):
+    """What the online store holds is cut, of another schema or release, or none of ours."""
+
+    code = "HOF-511"
 
 
 class SettingsError(HofError, ValueError):

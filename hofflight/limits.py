@@ -38,6 +38,8 @@ segment_bytes_max: Final = 256 * MIB
 # A sealed file is read whole, so that a request is: 250,000 rows of 20 columns are some 40 MB.
 sealed_rows_max: Final = 250_000
 sealed_part_bytes_max: Final = 128 * MIB
+# A vector is for a model; a document belongs elsewhere. 8,192 rows of a load are packed at a time.
+stored_row_bytes_max: Final = 64 * KIB
 
 assert request_rows_max < 1 << ROW_BITS
 assert ties_max * event_time_us_max < 1 << 63

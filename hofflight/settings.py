@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -75,6 +76,56 @@ class ReplaySettings(BaseModel):
     spill: Path | None = None
 
 
+class OnlineSettings(BaseModel):
+    """Where stored features are read from: LMDB in the store directory, or the server at `url`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: Annotated[str, Field(repr=False)] = ""  # it may hold a password
+    password: SecretStr = SecretStr("")
+    tls_ca: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")] = "hof"
+    timeout_ms: Annotated[int, Field(ge=1, le=10_000)] = 20
+    load_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 10_000
+    lookups_max: Annotated[int, Field(ge=1, le=65_536)] = 4_096
+    retry_after_ms: Annotated[int, Field(ge=1, le=60_000)] = 250
+    map_bytes: Annotated[int, Field(ge=limits.MIB, le=1 << 46)] = 16 * 1024 * limits.MIB
+
+    @model_validator(mode="after")
+    def _url_and_what_goes_with_it(self) -> Self:
+        problem = _online_problem(self)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+
+def _online_problem(online: OnlineSettings) -> str:
+    """What is wrong with the online store's address, without a word of it: it may be a secret."""
+    tls_files = (online.tls_ca, online.tls_certificate, online.tls_key)
+    try:
+        url = urlsplit(online.url)
+        path = url.path.strip("/")
+        has_place = path if url.scheme == "unix" else url.hostname and url.port != 0
+    except ValueError:
+        return "online.url is no address: a port is a number from 1 to 65535"
+    if not online.url:
+        is_alone = online.password.get_secret_value() or any(tls_files)
+        return "online.password and online.tls_* need online.url" if is_alone else ""
+    database = url.query.removeprefix("db=") if url.query or url.scheme == "unix" else path
+    has_database = not database or database.isdecimal()
+    if url.scheme not in {"redis", "rediss", "unix"} or not has_place or not has_database:
+        return "online.url is redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH?db=DB"
+    if online.password.get_secret_value() and url.password:
+        return "online.password is given, and one in online.url"
+    if any(tls_files) and url.scheme != "rediss":
+        return "online.tls_* need an online.url that begins with rediss://"
+    if (online.tls_certificate is None) != (online.tls_key is None):
+        return "online.tls_certificate and online.tls_key come together"
+    return ""
+
+
 class Settings(BaseSettings):
     """All sections, from arguments, then `HOF_SECTION__NAME` in the environment, then defaults."""
 
@@ -86,6 +137,7 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     server: ServerSettings = ServerSettings()
     replay: ReplaySettings = ReplaySettings()
+    online: OnlineSettings = OnlineSettings()
 
 
 def load_settings(**sections: dict[str, Any]) -> Settings:

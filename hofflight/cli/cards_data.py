@@ -57,6 +57,7 @@ _PER_DAY_RANGE = (0.2, 3.2)
 _TERMINALS_TAKEN_PER_DAY = 0.0002
 _CUSTOMERS_TAKEN_PER_DAY = 0.0006
 
+_AGE_UNKNOWN_SHARE = 0.05
 _DAY_US = 86_400_000_000
 _NOON_US = _DAY_US // 2
 _NOON_SPREAD_US = 20_000_000_000
@@ -74,6 +75,29 @@ class _Reach:
     terminals: _Ints
     first: _Ints
     count: _Ints
+
+
+def customers_table(*, customers: int, seed: int, days: int) -> pa.Table:
+    """What a bank knows of each customer so many days after the first transaction.
+
+    Columns: customer, updated, age (null for some), segment. The same seed gives the same ages.
+    """
+    rng = np.random.default_rng((seed, customers))
+    age = rng.integers(18, 90, size=customers)
+    is_unknown = rng.random(customers) < _AGE_UNKNOWN_SHARE
+    # Customers move up with time: one in 120 each day.
+    is_gold = rng.random(customers) < (days + 1) / 120
+    updated = pa.array(np.full(customers, _START_US + days * _DAY_US)).cast(
+        CARD_SCHEMA.field("ts").type
+    )
+    return pa.table(
+        {
+            "customer": pa.array(np.arange(customers)),
+            "updated": updated,
+            "age": pa.array(age.astype(np.int32), mask=is_unknown),
+            "segment": pa.array(np.where(is_gold, "gold", "plain")),
+        }
+    )
 
 
 def card_transactions(

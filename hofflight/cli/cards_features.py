@@ -39,12 +39,42 @@ card_tx = hof.feature_group(
     derive={f"amount_vs_{horizon}": amount / hof.col(f"mean_{horizon}") for horizon in HORIZONS},
 )
 
+# The same transactions, seen from the other side: what a terminal took in.
+terminal_tx = hof.feature_group(
+    "terminal_tx",
+    version=1,
+    key="terminal",
+    event_time="ts",
+    input={"terminal": pa.int64(), "ts": hof.TIMESTAMP, "amount": pa.float64()},
+    windows={"n_7d": hof.count().over("7d"), "mean_7d": hof.mean("amount").over("7d")},
+)
+
+# What the bank knows of a customer, loaded by a job.
+customer = hof.stored_group(
+    "customer",
+    version=1,
+    key="customer",
+    event_time="updated",
+    schema={
+        "customer": pa.int64(),
+        "updated": hof.TIMESTAMP,
+        "age": pa.int32(),
+        "segment": pa.string(),
+    },
+)
+
 # What a model would be trained on: everything computed, without who and where.
 card_fraud = hof.view(
     "card_fraud",
     version=1,
     features=[
-        f"card_tx.{name}" for name in ("amount", *card_tx.output, *card_tx.windows, *card_tx.derive)
+        *(
+            f"card_tx.{name}"
+            for name in ("amount", *card_tx.output, *card_tx.windows, *card_tx.derive)
+        ),
+        *(f"terminal_tx.{name}" for name in terminal_tx.windows),
+        "customer.age",
+        "customer.segment",
     ],
     labels=["is_fraud"],
 )

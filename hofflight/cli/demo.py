@@ -79,6 +79,8 @@ def _show_cards(result: dict[str, Any]) -> None:
         f"parity: {result['parity_rows']} answers replayed by DuckDB from the log, "
         f"{result['parity_mismatches']} mismatches; {result['parity_seconds']:.1f} s"
     )
+    parts = ", ".join(f"{name} {rows}" for name, rows in result["parity_parts"].items())
+    print(f"the parts of each answer that were compared: {parts}")
 
 
 def _is_proven(result: dict[str, Any], answers: int) -> bool:

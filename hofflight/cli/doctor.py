@@ -9,6 +9,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -23,7 +24,7 @@ from hofflight.errors import SettingsError
 
 _PACKAGES: Final = (
     "hofflight", "pyarrow", "numpy", "duckdb", "grpcio", "protobuf", "msgspec", "orjson",
-    "pandas", "polars", "pyspark", "aiokafka", "redis", "deltalake",
+    "lmdb", "pandas", "polars", "pyspark", "aiokafka", "redis", "deltalake", "mlflow-skinny",
 )  # fmt: skip
 _SYNCS: Final = 30
 _FREE_BYTES_MIN: Final = 4 * limits.segment_bytes_max
@@ -45,6 +46,9 @@ def doctor(
         msg = f"{folder.name!r} is not a directory"
         raise SettingsError(msg)
     found = examined(folder)
+    if store is not None:
+        found["online_store"], problem = online_store(folder)
+        found["problems"] += problem
     if json:
         print_json(found)
     else:
@@ -74,6 +78,22 @@ def examined(folder: Path) -> dict[str, Any]:
         "packages": {name: found for name in _PACKAGES if (found := _installed(name))},
         "problems": problems(free_bytes=free, now_us=now_us, python=sys.version_info[:2]),
     }
+
+
+def online_store(folder: Path) -> tuple[str, list[str]]:
+    """What the online store of a store says, and a problem where it is not well."""
+    from hofflight.assemble import open_online
+    from hofflight.eventlog.store import Store
+    from hofflight.online.lookups import Lookups
+    from hofflight.settings import load_settings
+
+    settings = load_settings()
+    path = Store(folder).online
+    if not settings.online.url and not path.exists():
+        return "lmdb, nothing was loaded", []
+    with closing(Lookups(open_online(settings, path), settings.online.timeout_ms)) as lookups:
+        health = lookups.run(lookups.store.health())
+    return health.detail, [] if health.ok else [f"the online store: {health.detail}"]
 
 
 def problems(*, free_bytes: int, now_us: int, python: tuple[int, ...]) -> list[str]:

@@ -36,6 +36,12 @@ class Answers:
         """Rows with a vector."""
         return sum(batch.num_rows for batch in self.batches)
 
+    def extend(self, more: Answers) -> None:
+        """Count the answers of another stream, which came after these."""
+        self.batches += more.batches
+        self.late += more.late
+        self.refused += more.refused
+
     def add(self, meta: AnswerMeta, batch: pa.RecordBatch) -> None:
         """Count one answer."""
         if meta.code != envelope.OK:

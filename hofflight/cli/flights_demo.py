@@ -127,7 +127,7 @@ def _plain_columns(rows: pa.Table, answers: Answers) -> dict[str, list[Any]]:
     """Raw and window columns as Python values."""
     import pyarrow as pa
 
-    from hofflight.transform.columns import to_python
+    from hofflight.wire.columns import to_python
 
     group = flights_features.delays
     answered = pa.Table.from_batches(answers.batches)

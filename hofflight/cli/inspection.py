@@ -5,21 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import orjson
 import typer
 
+from hofflight.cli.contract import show_contract
 from hofflight.cli.options import Json, Store
 from hofflight.cli.output import print_json, print_table, time_text
 from hofflight.errors import SettingsError
 
 if TYPE_CHECKING:
-    from hofflight.features.registry import GroupRecord
+    from hofflight.features.records import GroupRecord
+    from hofflight.features.stored import StoredGroup
     from hofflight.features.view import View
 
 _SECTIONS = ("input", "output", "windows", "derive")
 
 
 def describe(
+    view: Annotated[
+        str | None,
+        typer.Argument(metavar="[VIEW[@VERSION]]", help="One view's contract, dataset or model."),
+    ] = None,
     store: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A store directory.", show_default=False)
     ] = None,
@@ -28,11 +35,16 @@ def describe(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show groups, views, columns and types, of a store or of a running server."""
+    """Show groups, views, columns and types, of a store or of a running server.
+
+    Of one view its contract: what goes in, the vector in order, as JSON Schema too (--json).
+    """
     if (store is None) == (url is None):
         msg = "describe takes one of --store DIR and --url grpc://HOST:PORT"
         raise SettingsError(msg)
-    if store is not None:
+    if view is not None:
+        show_contract(view, store, url, json=json)
+    elif store is not None:
         _describe_store(store, json=json)
     elif url is not None:
         _describe_server(url, json=json)
@@ -88,12 +100,18 @@ def described_group(record: GroupRecord) -> dict[str, Any]:
     }
 
 
+def described_stored(group: StoredGroup) -> dict[str, Any]:
+    """A stored group as plain values."""
+    return {**group.definition(), "code_hash": group.code_hash()}
+
+
 def described_view(view: View) -> dict[str, Any]:
     """A declared view as plain values."""
     return {
         "view": f"{view.name}@{view.version}",
         "features": [str(feature) for feature in view.features],
         "labels": list(view.labels),
+        "on_missing": view.on_missing,
     }
 
 
@@ -102,17 +120,32 @@ def _describe_store(store: Path, *, json: bool) -> None:
 
     registry, _ = read_store(store)
     groups = [described_group(record) for record in registry.groups()]
+    stored = [described_stored(group) for group in registry.stored_groups()]
     views = [described_view(view) for view in registry.views()]
+    datasets = [msgspec.to_builtins(dataset) for dataset in registry.datasets()]
+    models = [msgspec.to_builtins(model) for model in registry.models()]
     registry.close()
     if json:
-        print_json({"groups": groups, "views": views})
+        print_json({
+            "groups": groups, "stored_groups": stored, "views": views, "datasets": datasets,
+            "models": models,
+        })  # fmt: skip
         return
     for group in groups:
         title = f"{group['group']}, key {', '.join(group['key'])}, time {group['event_time']}"
         columns = ("section", "name", "declared")
         print_table(title, columns, [[c[name] for name in columns] for c in group["columns"]])
+    for each in stored:
+        title = f"{each['name']}@{each['version']}, stored, key {', '.join(each['key'])}"
+        print_table(title, ("name", "type"), list(each["schema"].items()))
     for view in views:
         print_table(view["view"], ("feature",), [[feature] for feature in view["features"]])
+    about = ("name", "version", "view", "view_version", "rows", "as_of", "file")
+    if datasets:
+        print_table("Training datasets", about, [[d[name] for name in about] for d in datasets])
+    trained = ("name", "version", "dataset", "dataset_version")
+    if models:
+        print_table("Models", trained, [[m[name] for name in trained] for m in models])
 
 
 def _describe_server(url: str, *, json: bool) -> None:

@@ -17,7 +17,7 @@ from hofflight.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hofflight.features.registry import GroupRecord
+    from hofflight.features.records import GroupRecord
     from hofflight.replay.log_rows import Filter
     from hofflight.replay.read_log import History
 
@@ -64,13 +64,23 @@ def show_stream(
 ) -> None:
     """Show rows in order, with seq, arrival, request id and outcome."""
     from hofflight.assemble import read_offline
-    from hofflight.replay.log_rows import Filter
+    from hofflight.eventlog.joins import is_join_stream
+    from hofflight.replay.log_rows import Filter, join_entries
     from hofflight.replay.span import Span
 
     if output not in _FORMS:
         msg = f"--as takes one of {', '.join(_FORMS)}, got {output!r}"
         raise SettingsError(msg)
     with read_offline(store) as (offline, names):
+        if stream in names and is_join_stream(stream):
+            if output == "parquet" or key or start or end or answers:
+                msg = f"{stream} is the log of a joined view: it has no key and no times"
+                raise SettingsError(msg, hint="show it as a table or as jsonl")
+            name, _, version = stream.partition("@")
+            view = offline.view(name, int(version))
+            rows = join_entries(offline.join_history(view), view)
+            _show(stream, islice(rows, limit or 20), output, json=json)
+            return
         records = offline.records(stream) if stream in names else []
         if not records:
             msg = f"there is no log {stream!r}; there are {names}"

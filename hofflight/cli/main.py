@@ -7,7 +7,16 @@ import sys
 
 import typer
 
-from hofflight.cli import demo, doctor, inspection, log_reading, offline, registration, serving
+from hofflight.cli import (
+    demo,
+    doctor,
+    inspection,
+    log_reading,
+    offline,
+    registration,
+    serving,
+    stored,
+)
 from hofflight.errors import DefinitionError, HofError, SettingsError
 from hofflight.observe.events import configure_events
 
@@ -20,7 +29,8 @@ app = typer.Typer(
 )
 for command in (
     registration.plan, registration.register, serving.serve,
-    offline.train, offline.label, offline.verify, offline.backfill,
+    stored.materialize, offline.train, stored.model, offline.label, offline.verify,
+    offline.backfill,
     inspection.describe, inspection.history, doctor.doctor,
 ):  # fmt: skip
     app.command()(command)

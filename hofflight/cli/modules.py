@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from hofflight.errors import DefinitionError, HofError, SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import ModuleType
 
     from hofflight.features.group import FeatureGroup
+    from hofflight.features.stored import StoredGroup
     from hofflight.features.view import ViewDeclaration
 
 
@@ -37,6 +39,20 @@ def collect(targets: str) -> list[tuple[str, FeatureGroup]]:
     return list(found.values())
 
 
+def collect_stored(targets: str) -> list[StoredGroup]:
+    """Every `hof.stored_group(...)` of the modules in `a,b:name`, in the order of declaration."""
+    from hofflight.features.stored import StoredGroup
+
+    found: dict[tuple[str, int], StoredGroup] = {}
+    for value in _values(targets):
+        if isinstance(value, StoredGroup):
+            known = found.setdefault((value.name, value.version), value)
+            if known.code_hash() != value.code_hash():
+                msg = f"{value.name}@{value.version} is declared twice, differently"
+                raise DefinitionError(msg, hint="give one of them another name or version")
+    return list(found.values())
+
+
 def collect_views(targets: str) -> list[ViewDeclaration]:
     """Every `hof.view(...)` of the modules in `a,b:name`, in the order of their declaration.
 
@@ -45,12 +61,18 @@ def collect_views(targets: str) -> list[ViewDeclaration]:
     from hofflight.features.view import ViewDeclaration
 
     found: list[ViewDeclaration] = []
+    for value in _values(targets):
+        if isinstance(value, ViewDeclaration) and value not in found:
+            found.append(value)
+    return found
+
+
+def _values(targets: str) -> Iterator[object]:
+    """Everything at a name of the modules that were named as a whole."""
     for target in filter(None, (part.strip() for part in targets.split(","))):
         module, _, attribute = target.partition(":")
         if not attribute:
-            values = vars(import_named(module)).values()
-            found.extend(v for v in values if isinstance(v, ViewDeclaration) and v not in found)
-    return found
+            yield from vars(import_named(module)).values()
 
 
 def import_named(name: str) -> ModuleType:
@@ -85,13 +107,14 @@ def groups_of(module: ModuleType, attribute: str = "") -> list[FeatureGroup]:
         DefinitionError: HOF-100, no feature group there.
     """
     from hofflight.features.group import FeatureGroup
+    from hofflight.features.stored import StoredGroup
 
     if attribute and not hasattr(module, attribute):
         msg = f"module {module.__name__!r} has no name {attribute!r}"
         raise SettingsError(msg)
     values = [getattr(module, attribute)] if attribute else list(vars(module).values())
     groups = [value for value in values if isinstance(value, FeatureGroup)]
-    if not groups:
+    if not groups and not any(isinstance(value, StoredGroup) for value in values):
         where = f"{module.__name__}:{attribute}" if attribute else module.__name__
         msg = f"{where} holds no feature group"
         raise DefinitionError(msg, hint="assign hof.feature_group(...) to a name of the module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,8 +10,9 @@ import orjson
 import typer
 
 from hofflight.cli.modules import collect
-from hofflight.cli.options import End, Json, Modules, Start, Store
+from hofflight.cli.options import End, Json, Modules, Start, Store, named
 from hofflight.cli.output import note, print_json, print_table, progress
+from hofflight.cli.stored import show_dataset
 from hofflight.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ View = Annotated[
     str, typer.Argument(metavar="VIEW[@VERSION]", help="A view, or a group for all its columns.")
 ]
 _SHOWN_MAX = 5
-_NAMED = re.compile(r"([^@]+)(?:@([1-9][0-9]{0,8}))?")
 
 
 def train(
@@ -35,7 +34,15 @@ def train(
     *,
     store: Store,
     modules: Modules = "",
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help=".parquet or .arrow")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help=".parquet or .arrow")
+    ] = None,
+    save: Annotated[
+        str | None,
+        typer.Option(
+            "--save", metavar="NAME[@VERSION]", help="Keep it as a dataset that requests may name."
+        ),
+    ] = None,
     start: Start = None,
     end: End = None,
     labels: Annotated[
@@ -60,12 +67,21 @@ def train(
     from hofflight.assemble import read_offline
     from hofflight.replay.offline import Ask
 
+    if out is None and save is None:
+        msg = "train takes --out FILE, --save NAME, or both"
+        raise SettingsError(msg)
     ask = Ask(start, end, labels, as_of, _split(split), engine, ids)  # type: ignore[arg-type]
     name, version = named(view)
+    groups = [group for _, group in collect(modules)]
     with (
-        read_offline(store, [group for _, group in collect(modules)]) as (offline, _),
+        read_offline(store, groups, keeps=save is not None) as (offline, _),
         progress(f"training {name}", rows_of(offline, name, version)) as advance,
     ):
+        if save is not None:
+            dataset = offline.training_dataset(*named(save), (name, version), ask, out, advance)
+            show_dataset(dataset, json=json)
+            return
+        assert out is not None
         report = offline.write_training_data(out, name, version, ask, advance)
     _show_report(report, out, json=json)
 
@@ -117,7 +133,7 @@ def verify(
             found = offline.explain(name, version, request, changed_code=changed_code)
             _show_explained(found, json=json)
             return
-        with progress(f"verifying {name}", rows_of(offline, name, version)) as advance:
+        with progress(f"verifying {name}", rows_to_verify(offline, name, version)) as advance:
             parity = offline.verify(
                 name, version, since=since, sample=sample, changed_code=changed_code,
                 progress=advance,
@@ -167,27 +183,16 @@ def verified(store: Path, groups: Sequence[FeatureGroup], view: str) -> dict[str
 
     with (
         read_offline(store, groups) as (offline, _),
-        progress("verifying", rows_of(offline, view, None)) as advance,
+        progress("verifying", rows_to_verify(offline, view, None)) as advance,
     ):
         parity = offline.verify(view, progress=advance)
     return {
         "parity_rows": parity.rows,
         "parity_mismatches": parity.mismatches,
         "parity_by_feature": parity.by_feature,
+        "parity_parts": parity.parts,
         "parity_seconds": parity.seconds,
     }
-
-
-def named(text: str) -> tuple[str, int | None]:
-    """Name and version of `name` or `name@2`.
-
-    Raises: SettingsError (HOF-601).
-    """
-    found = _NAMED.fullmatch(text)
-    if not found:
-        msg = f"{text!r} is no NAME or NAME@VERSION"
-        raise SettingsError(msg)
-    return found[1], int(found[2]) if found[2] else None
 
 
 def _group(text: str, modules: str) -> FeatureGroup:
@@ -208,8 +213,15 @@ def _group(text: str, modules: str) -> FeatureGroup:
 
 def rows_of(offline: Offline, view: str, version: int | None) -> int:
     """How many rows the log of a view has, for a progress bar."""
-    group, number = offline.group_of_view(view, version)
-    return offline.history(group, number).extent().rows
+    groups = offline.view(view, version).streaming
+    return sum(offline.history(*group).extent().rows for group in groups)
+
+
+def rows_to_verify(offline: Offline, view: str, version: int | None) -> int:
+    """The same, and the records of what was joined."""
+    found = offline.view(view, version)
+    joined = offline.join_history(found).extent().rows if found.stored else 0
+    return rows_of(offline, view, version) + joined
 
 
 def show_parity(parity: Parity) -> None:
@@ -225,9 +237,13 @@ def show_parity(parity: Parity) -> None:
 
 def parity_line(parity: Parity) -> str:
     """What was compared, in a line."""
+    parts = ", ".join(f"{name} {rows}" for name, rows in parity.parts.items())
+    more = f" ({parts})" if len(parity.parts) > 1 else ""
+    if parity.unavailable:
+        more += f", {parity.unavailable} lookups without an answer"
     return (
         f"parity: {parity.rows} answers of {parity.view}@{parity.version} replayed by DuckDB, "
-        f"{parity.mismatches} mismatches, {parity.unserved} unserved; {parity.seconds:.1f} s"
+        f"{parity.mismatches} mismatches, {parity.unserved} unserved{more}; {parity.seconds:.1f} s"
     )
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+
+from hofflight.errors import SettingsError
+
+_NAMED: Final = re.compile(r"([^@]+)(?:@([1-9][0-9]{0,8}))?")
 
 Store = Annotated[
     Path, typer.Option("--store", metavar="DIR", help="The store directory.", show_default=False)
@@ -26,3 +31,15 @@ Start = Annotated[
 End = Annotated[
     str | None, typer.Option("--until", metavar="TIME", help="Event times before this.")
 ]
+
+
+def named(text: str) -> tuple[str, int | None]:
+    """Name and version of `name` or `name@2`.
+
+    Raises: SettingsError (HOF-601).
+    """
+    found = _NAMED.fullmatch(text)
+    if not found:
+        msg = f"{text!r} is no NAME or NAME@VERSION"
+        raise SettingsError(msg)
+    return found[1], int(found[2]) if found[2] else None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from hofflight.cli.modules import collect, collect_views
+from hofflight.cli.modules import collect, collect_stored, collect_views
 from hofflight.cli.options import Json, Store, Target
 from hofflight.cli.output import note, print_json
 from hofflight.clock import SystemClock
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hofflight.features.group import FeatureGroup
-    from hofflight.features.registry import Change, Registry
-    from hofflight.features.view import View
+    from hofflight.features.records import Change
+    from hofflight.features.registry import Registry
+    from hofflight.features.stored import StoredGroup
+    from hofflight.features.view import AnyGroup, View
 
 _MARKS = {"created": "+", "changed": "!", "unchanged": "="}
 
@@ -26,7 +28,8 @@ _MARKS = {"created": "+", "changed": "!", "unchanged": "="}
 def plan(target: Target, store: Store, json: Json = False) -> None:
     """Show what `register` would do: created, changed (refused, exit 1), unchanged."""
     groups = [group for _, group in collect(target)]
-    changes = planned(store, groups, views_of(target, groups))
+    stored = collect_stored(target)
+    changes = planned(store, groups, stored, views_of(target, [*groups, *stored]))
     show(changes, json=json)
     _exit_if_changed(changes)
 
@@ -35,8 +38,8 @@ def register(target: Target, store: Store, json: Json = False) -> None:
     """Keep the feature groups of a module in a store; a changed one is refused, and all with it."""
     from hofflight.assemble import open_store
 
-    groups = collect(target)
-    views = views_of(target, [group for _, group in groups])
+    groups, stored = collect(target), collect_stored(target)
+    views = views_of(target, [*(group for _, group in groups), *stored])
     try:
         app = open_store(store)
     except StoreLocked as error:
@@ -45,24 +48,26 @@ def register(target: Target, store: Store, json: Json = False) -> None:
     with app:
         # Straight into the registry: `app.register` would also fold the group's whole log.
         registry = app.engine.registry
-        changes = changes_of(registry, [group for _, group in groups], views)
+        changes = changes_of(registry, [group for _, group in groups], stored, views)
         if not any(change.state == "changed" for change in changes):
             for module, group in groups:
                 registry.save_group(group, module=module, created_us=SystemClock.wall_us())
+            for each in stored:
+                registry.save_stored(each, created_us=SystemClock.wall_us())
             for view in views:
                 registry.save_view(view, created_us=SystemClock.wall_us())
     show(changes, json=json)
     _exit_if_changed(changes)
 
 
-def views_of(target: str, groups: Sequence[FeatureGroup]) -> list[View]:
+def views_of(target: str, groups: Sequence[AnyGroup]) -> list[View]:
     """The module's views, resolved against the module's groups.
 
     Raises: DefinitionError (HOF-1xx), UnknownView (HOF-201).
     """
     from hofflight.features.view import declare_view
 
-    def group_of(name: str, version: int | None) -> FeatureGroup:
+    def group_of(name: str, version: int | None) -> AnyGroup:
         found = [g for g in groups if g.name == name and version in (None, g.version)]
         if not found:
             msg = f"no group {name!r}" + (f" version {version}" if version else "")
@@ -70,31 +75,44 @@ def views_of(target: str, groups: Sequence[FeatureGroup]) -> list[View]:
         return max(found, key=lambda group: group.version)
 
     return [
-        declare_view(v.name, v.version, v.features, v.labels, group_of)
+        declare_view(v.name, v.version, v.features, v.labels, group_of, v.on_missing)
         for v in collect_views(target)
     ]
 
 
 def changes_of(
-    registry: Registry, groups: Sequence[FeatureGroup], views: Sequence[View]
+    registry: Registry,
+    groups: Sequence[FeatureGroup],
+    stored: Sequence[StoredGroup],
+    views: Sequence[View],
 ) -> list[Change]:
     """What registering each of them would do."""
-    return [*map(registry.plan_group, groups), *map(registry.plan_view, views)]
+    return [
+        *map(registry.plan_group, groups),
+        *map(registry.plan_stored, stored),
+        *map(registry.plan_view, views),
+    ]
 
 
-def planned(store: Path, groups: Sequence[FeatureGroup], views: Sequence[View]) -> list[Change]:
+def planned(
+    store: Path,
+    groups: Sequence[FeatureGroup],
+    stored: Sequence[StoredGroup],
+    views: Sequence[View],
+) -> list[Change]:
     """What registering each of them would do; in a store that is still to be made, all is new."""
     from hofflight.assemble import read_store
-    from hofflight.features.registry import Change
+    from hofflight.features.records import Change
 
     if not store.exists() or (store.is_dir() and not any(store.iterdir())):
         return [
             *(Change("group", group.name, group.version, "created") for group in groups),
+            *(Change("stored group", each.name, each.version, "created") for each in stored),
             *(Change("view", view.name, view.version, "created") for view in views),
         ]
     registry, _ = read_store(store)
     try:
-        return changes_of(registry, groups, views)
+        return changes_of(registry, groups, stored, views)
     finally:
         registry.close()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hofflight.cli.modules import collect, collect_views
+from hofflight.cli.modules import collect, collect_stored, collect_views
 from hofflight.cli.options import Json, Modules, Store
 from hofflight.cli.output import print_json
 from hofflight.errors import SettingsError
@@ -63,8 +63,12 @@ def serve(
     with open_store(store, settings=settings) as app:
         for module, group in groups:
             app.register(group, module=module)
+        for stored in collect_stored(modules):
+            app.register(stored)
         for view in collect_views(modules):
-            app.view(view.name, view.version, view.features, view.labels)
+            app.view(
+                view.name, view.version, view.features, view.labels, on_missing=view.on_missing
+            )
         warn_of_missing_code(app)
         asyncio.run(serve_until_signal(app, settings, json=json))
 
@@ -104,7 +108,7 @@ def read_tokens(path: Path) -> tuple[str, ...]:
 
 def warn_of_missing_code(app: App) -> None:
     """Say which registered groups cannot be served, since their code was not named."""
-    loaded = {(served.group, served.group_version) for served in app.views()}
+    loaded = app.loaded()
     for record in app.engine.registry.groups():
         if (record.name, record.version) not in loaded:
             fix = f"--modules {record.module}" if record.module else "name its module"

@@ -113,7 +113,7 @@ class Client(_Remote):
     def vector(
         self,
         view: str,
-        rows: Rows,
+        rows: Rows | None = None,
         *,
         keys: Mapping[str, Any] | None = None,
         version: int | None = None,
@@ -124,9 +124,11 @@ class Client(_Remote):
         """Send raw rows and get their feature vectors, one a row, in order.
 
         Args:
-            view: its name, or a feature group's for all of that group's columns.
-            rows: a dict, a list of dicts, a RecordBatch, a Table, a pandas or a polars frame.
-            keys: keys of stored groups.
+            view: its name, or a feature group's for all of that group's columns, or that of a
+                training dataset or a model: the vector it was trained on.
+            rows: a dict, a list of dicts, a RecordBatch, a Table, a pandas or a polars frame; None
+                for a view of stored groups alone.
+            keys: of stored groups, by column: a value for all rows, or a list with one for each.
             version: of the view; the newest when the stream was opened without.
             deadline_ms: until when an answer is of use, retries included.
             store: False answers each row as if it came next and keeps nothing of it.
@@ -243,7 +245,7 @@ class AsyncClient(_Remote):
     async def vector(
         self,
         view: str,
-        rows: Rows,
+        rows: Rows | None = None,
         *,
         keys: Mapping[str, Any] | None = None,
         version: int | None = None,

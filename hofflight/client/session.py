@@ -35,7 +35,7 @@ from hofflight.errors import (
 )
 from hofflight.wire import envelope
 from hofflight.wire.envelope import RequestMeta
-from hofflight.wire.rows import Rows, to_batch
+from hofflight.wire.rows import Rows, to_request
 from hofflight.wire.vector import Vector, vector_of
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Session:
     def vector(
         self,
         view: str,
-        rows: Rows,
+        rows: Rows | None,
         *,
         keys: Mapping[str, Any] | None,
         version: int | None,
@@ -187,19 +187,19 @@ class Session:
     def _with_batch(
         self,
         path: Path,
-        rows: Rows,
+        rows: Rows | None,
         deadline_s: float,
         use: Callable[[pa.RecordBatch], Steps[T]],
     ) -> Steps[T]:
         """Use rows as a batch of the view's columns; of its new ones, where those have changed."""
         info = yield from self._view(path, deadline_s)
         try:
-            return (yield from use(to_batch(rows, info.input_schema)))
+            return (yield from use(to_request(rows, info.input_schema)))
         except SchemaMismatch:
             now = yield from self._view(path, deadline_s, fresh=True)
             if now.input_schema.equals(info.input_schema):
                 raise
-        return (yield from use(to_batch(rows, now.input_schema)))
+        return (yield from use(to_request(rows, now.input_schema)))
 
     def _persist(self, attempt: Callable[[float], Steps[T]], deadline_s: float) -> Steps[T]:
         return persist(

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 class ViewInfo:
     """A view that can be asked for: which rows go in, which vector comes out.
 
-    limits: the server's bounds on one request, by name (rows, bytes).
+    group: the first streaming one, "" without any; groups: all of them, as `name@version`.
+    keys: what a request gives beside its rows, column to type; the keys of stored groups that no
+    row has. limits: the server's bounds on one request, by name (rows, bytes).
     versions: all versions of the view that are served, ascending.
     """
 
@@ -32,6 +34,8 @@ class ViewInfo:
     output_schema: pa.Schema
     limits: dict[str, Any] = field(default_factory=dict)
     versions: tuple[int, ...] = ()
+    groups: tuple[str, ...] = ()
+    keys: dict[str, str] = field(default_factory=dict)
 
 
 def view_info(info: flight.FlightInfo) -> ViewInfo:
@@ -53,6 +57,8 @@ def view_info(info: flight.FlightInfo) -> ViewInfo:
             output_schema=info.schema,
             limits=said.get("limits", {}),
             versions=tuple(said.get("versions", ())),
+            groups=tuple(said.get("groups", ())),
+            keys={key["name"]: key["type"] for key in said.get("keys", ())},
         )
     except (KeyError, TypeError, ValueError, OSError, pa.ArrowException) as error:
         raise BadMetadata(f"the server's description of a view does not decode: {error}") from error

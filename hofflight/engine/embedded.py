@@ -11,8 +11,8 @@ from hofflight.engine.replies import refusal
 from hofflight.engine.runner import Runner
 from hofflight.engine.snapshot import SnapshotWriter, ids_after, load_snapshot, oldest_number
 from hofflight.engine.turn import EngineCounters, Partition, internal
+from hofflight.engine.views import Catalog
 from hofflight.errors import (
-    CodeNotLoaded,
     Draining,
     HistoryMissing,
     HofError,
@@ -21,8 +21,7 @@ from hofflight.errors import (
     TransformTimeout,
     Wedged,
 )
-from hofflight.eventlog.protocol import Entry, EntryMeta, Served
-from hofflight.features.view import View, find_view, implicit_view
+from hofflight.eventlog.protocol import Entry, EntryMeta
 from hofflight.observe.events import Events
 from hofflight.observe.metrics import named
 
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hofflight.clock import Clock
-    from hofflight.eventlog.protocol import EventLog, Request
+    from hofflight.eventlog.protocol import EventLog, Request, Served
     from hofflight.features.group import FeatureGroup
-    from hofflight.features.registry import GroupRecord, Registry
+    from hofflight.features.registry import Registry
     from hofflight.settings import EngineSettings
     from hofflight.transform.window_state import WindowState
 
@@ -86,17 +85,15 @@ class Engine:
         self._snapshots = snapshots
         self._clock = clock
         self._settings = settings
-        self._groups: dict[tuple[str, int], FeatureGroup] = {}
+        self.catalog = Catalog(registry)
         self._works: dict[str, _Work] = {}
         self._by_group: dict[tuple[str, int], _Work] = {}
-        self._served: dict[tuple[str, int], Served] = {}
-        self._bound: dict[tuple[str, int | None], Served] = {}
         self._stopping = threading.Event()
         self._watchdog: threading.Thread | None = None
 
     def load(self, group: FeatureGroup) -> None:
         """Serve a registered group version: restore its state from snapshot and log."""
-        if (group.name, group.version) in self._groups:
+        if (group.name, group.version) in self._by_group:
             return
         record = self.registry.group(group.name, group.version)
         work = self._works.get(record.partition) or self._new_work(record.partition)
@@ -110,49 +107,42 @@ class Engine:
                     record.partition, lambda requests: self._turn(work, requests), self._clock
                 )
                 self._watch()
-        self._groups[group.name, group.version] = group
         self._by_group[group.name, group.version] = work
-        self.forget_views()
+        self.catalog.add(group)
 
     def group(self, name: str, version: int | None) -> FeatureGroup:
         """A loaded group; the newest registered version for None.
 
         Raises: UnknownView (HOF-201), CodeNotLoaded (HOF-504).
         """
-        record = self.registry.group(name, version)
-        found = self._groups.get((record.name, record.version))
-        if found is None:
-            raise code_not_loaded(record)
-        return found
+        return self.catalog.group(name, version)
 
     def views(self) -> list[Served]:
-        """Every view whose group is loaded, implicit ones included."""
-        declared = [v for v in self.registry.views() if v.group in self._groups]
-        implicit = [implicit_view(g) for g in self._groups.values()]
-        return sorted(
-            (self._serve(view) for view in [*declared, *implicit]),
-            key=lambda s: (s.view, s.version),
-        )
+        """Every view whose groups are loaded, implicit ones included."""
+        return self.catalog.views()
 
     def bind(self, view: str, version: int | None) -> Served:
-        """The view of that name; the newest version for None.
+        """The view of that name, also of a dataset's or a model's; the newest version for None.
 
         Raises: UnknownView (HOF-201), CodeNotLoaded (HOF-504).
         """
-        found = self._bound.get((view, version))
-        if found is None:
-            found = self._bound[view, version] = self._bind(view, version)
-        return found
+        return self.catalog.bind(view, version)
 
-    def forget_views(self) -> None:
-        """A view was declared or a group loaded: names may mean something else now."""
-        self._served.clear()
-        self._bound.clear()
+    def remembers(self, request: Request) -> bool:
+        """Whether a request of this id was answered before."""
+        return self._work_of(request).partition.ids.find(request.id) is not None
 
-    def _bind(self, view: str, version: int | None) -> Served:
-        found = find_view(view, version, self.registry.views(), self.group)
-        self.group(*found.group)
-        return self._serve(found)
+    def check(self, request: Request) -> None:
+        """Refuse what a turn would refuse before it computes.
+
+        Raises: BadRequest (HOF-2xx), Refused (HOF-3xx).
+        """
+        work = self._work_of(request)
+        if work.watch.wedged or self._stopping.is_set():
+            raise self._refusal(work)
+        # Without the lock: a lane holds it as long as a user's function runs, and nothing changes.
+        runner = work.partition.runners[request.served.group_version]
+        runner.check(runner.decode(request.head, request.body), self._clock.wall_us())
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Take over requests; every outcome is a reply."""
@@ -233,14 +223,6 @@ class Engine:
                     request.finish(refusal(request, runner, internal(error, request)))
             if self.counters.turns % _TURNS_PER_STEP == 0:
                 self._snapshot_step(work)
-
-    def _serve(self, view: View) -> Served:
-        group = self._groups[view.group]
-        served = Served(
-            view.name, view.version, group.name, group.version, group.code_hash(), group.input,
-            view.schema(group), view.labels, group.is_opaque,
-        )  # fmt: skip
-        return self._served.setdefault((view.name, view.version), served)
 
     def _new_work(self, name: str) -> _Work:
         log = self._open_log(name)
@@ -351,21 +333,17 @@ class Engine:
             runner = work.partition.runners[request.served.group_version]
             request.finish(refusal(request, runner, error))
 
-    def _refuse(self, work: _Work, requests: Sequence[Request]) -> None:
-        error: HofError = Draining("the store is closed, or closing")
+    def _refusal(self, work: _Work) -> HofError:
         if work.watch.wedged:
             msg = f"the function of {work.partition.name} hangs; it serves again after a restart"
-            error = Wedged(msg)
+            return Wedged(msg)
+        return Draining("the store is closed, or closing")
+
+    def _refuse(self, work: _Work, requests: Sequence[Request]) -> None:
+        error = self._refusal(work)
         for request in requests:
             runner = work.partition.runners[request.served.group_version]
             request.finish(refusal(request, runner, error))
-
-
-def code_not_loaded(record: GroupRecord) -> CodeNotLoaded:
-    """The error for a registered group whose code nobody named."""
-    msg = f"the code of {record.name}@{record.version} was not loaded"
-    hint = f"name it: --modules {record.module}" if record.module else "register it again"
-    return CodeNotLoaded(msg, hint=hint)
 
 
 def _void(request: Request, number: int, error: TransformTimeout, clock: Clock) -> EntryMeta:

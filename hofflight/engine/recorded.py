@@ -23,6 +23,7 @@ def recorded_answer(entry: Entry, request: Request, runner: Runner) -> Answer | 
         request got the first time.
     """
     meta = entry.meta
+    request.record = meta
     if (entry.head, entry.body) != (request.head, request.body):
         msg = f"request id {meta.id.hex()} was used for another payload"
         raise IdReused(msg, hint="make a new id for every new event; reuse it only to retry")
@@ -45,7 +46,14 @@ def recorded_answer(entry: Entry, request: Request, runner: Runner) -> Answer | 
     if not meta.answered:
         msg = f"request id {meta.id.hex()} was ingested without an answer"
         raise IdReused(msg, hint="ask with store=False and a new id to see its features now")
-    if projection.is_whole:
+    if projection.is_whole and not served.is_part:
         return Answer(again, entry.answer_head, entry.answer_body)
+    beside = request.beside
+    if beside is not None:
+        beside = beside.recall(meta.joined)
+        again.status = {**again.status, **beside.status}
+        again.age_ms = beside.age_ms
     full = runner.full_reader.read_batch(entry.answer_head, entry.answer_body)
-    return Answer(again, *projection.encode_batch(full))
+    if served.is_part:
+        return Answer(again, *projection.empty, values=projection.batch(full))
+    return Answer(again, *projection.encode_batch(full, beside.values if beside else None))

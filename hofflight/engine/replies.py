@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hofflight.eventlog.protocol import Answer
-from hofflight.wire.envelope import OK, AnswerMeta
+from hofflight.wire.envelope import OK, AnswerMeta, agreed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,8 +26,14 @@ def answer_of(request: Request, runner: Runner, done: Computed, rows: int) -> An
         )
     if not request.wants_answer:
         return Answer(meta, *projection.empty)
-    head, body = projection.encode(done)
-    return Answer(meta, head, body)
+    if served.is_part:
+        return Answer(meta, *projection.empty, values=projection.values(done))
+    beside = request.beside
+    if beside is None:
+        return Answer(meta, *projection.encode(done))
+    meta.status = {**meta.status, **beside.status} if meta.status else beside.status
+    meta.age_ms = beside.age_ms
+    return Answer(meta, *projection.encode(done, beside.values))
 
 
 def refusal(request: Request, runner: Runner, error: HofError) -> Answer:
@@ -63,9 +69,5 @@ def row_status(
             codes = ["LATE" if flag else OK for flag in is_late]
             for row in over:
                 codes[row] = "OVERFLOW"
-            status[f"{runner.group.name}.{name}"] = _agreed(codes)
-    return _agreed(is_late), status
-
-
-def _agreed(values: list[Any]) -> Any:
-    return values[0] if len(set(values)) == 1 else values
+            status[f"{runner.group.name}.{name}"] = agreed(codes)
+    return agreed(is_late), status

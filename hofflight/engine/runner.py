@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
 from hofflight.errors import BadRequest, TransformFailed
-from hofflight.transform.columns import to_python
 from hofflight.transform.plan import GroupPlan
+from hofflight.wire.columns import from_python, to_python
 from hofflight.wire.ipc import BatchReader, RowWriter, empty_message, encode_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from hofflight.eventlog.protocol import Entry, Served
@@ -46,32 +47,53 @@ class Computed(NamedTuple):
 
 
 class Projection:
-    """A view's columns out of the group's full row."""
+    """A view's columns out of the group's full row, and of what was looked up beside it."""
 
     def __init__(self, full: pa.Schema, served: Served) -> None:
-        names = [name.split(".", 1)[1] for name in served.output_schema.names]
-        self.indices = [full.names.index(name) for name in names]
-        self.columns = names
-        self.is_whole = names == full.names
+        start = f"{served.group}."
+        names = served.output_schema.names
+        self.columns = [n.removeprefix(start) for n in names if n.startswith(start)]
+        # Beside the full row: the stored columns, group by group.
+        beside = [n for g in served.stored for n in names if n.startswith(f"{g.name}.")]
+        places = [*(f"{start}{name}" for name in full.names), *beside]
+        self.indices = [places.index(name) for name in names]
+        self._chosen = _getter(self.indices)
+        self.is_whole = self.columns == full.names and not beside
         self.schema = served.output_schema
         self.empty = empty_message(self.schema)
-        plain = RowWriter.supports(self.schema)
-        self._writer = RowWriter(self.schema) if plain else None
+        self._writer = RowWriter(self.schema) if RowWriter.supports(self.schema) else None
 
-    def encode(self, full: Computed) -> tuple[bytes, bytes]:
+    def encode(self, full: Computed, beside: Row | None = None) -> tuple[bytes, bytes]:
         """Head and body of the view's columns."""
         if self.is_whole:
             return full.head, full.body
         if full.row is not None and self._writer is not None:
-            row = full.row
-            return self._writer.write([row[index] for index in self.indices])
+            row = full.row if beside is None else full.row + beside
+            return self._writer.write(self._chosen(row))
         assert full.batch is not None
-        return self.encode_batch(full.batch)
+        return self.encode_batch(full.batch, beside)
 
-    def encode_batch(self, full: pa.RecordBatch) -> tuple[bytes, bytes]:
+    def encode_batch(
+        self, full: pa.RecordBatch, beside: list[Any] | None = None
+    ) -> tuple[bytes, bytes]:
         """Head and body of the view's columns of a batch of full rows."""
-        arrays = [full.column(index) for index in self.indices]
-        return encode_batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
+        return encode_batch(self.batch(full, beside))
+
+    def values(self, full: Computed) -> Row | pa.RecordBatch:
+        """The view's columns for whoever joins them with others."""
+        if full.row is not None:
+            return [full.row[index] for index in self.indices]
+        assert full.batch is not None
+        return self.batch(full.batch)
+
+    def batch(self, full: pa.RecordBatch, beside: list[Any] | None = None) -> pa.RecordBatch:
+        """The view's columns of a batch of full rows."""
+        columns = [*full.columns, *(beside or ())]
+        arrays = [
+            column if isinstance(column, pa.Array) else from_python([column], field.type)
+            for column, field in zip((columns[i] for i in self.indices), self.schema, strict=True)
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
 
 class Runner:
@@ -85,7 +107,7 @@ class Runner:
         self.code_hash = group.code_hash()
         self.reader = BatchReader(group.input)
         self.full_reader = BatchReader(self.plan.schema)
-        self.projections: dict[tuple[str, int], Projection] = {}
+        self.projections: dict[tuple[str, int, bool], Projection] = {}
         self.folded = 0
         # Keys restored from a snapshot: entries up to that number are in them already.
         self.key_folded: dict[Key, int] = {}
@@ -93,24 +115,40 @@ class Runner:
 
     def projection(self, served: Served) -> Projection:
         """The (cached) projection of a view."""
-        found = self.projections.get((served.view, served.version))
+        name = (served.view, served.version, served.is_part)
+        found = self.projections.get(name)
         if found is None:
-            found = Projection(self.plan.schema, served)
-            self.projections[served.view, served.version] = found
+            found = self.projections[name] = Projection(self.plan.schema, served)
         return found
 
-    def decode(self, head: bytes, body: bytes) -> Decoded:
-        """Check and decode a request's bytes.
+    def decode(self, head: bytes, body: bytes, raw: Row | None = None) -> Decoded:
+        """Check and decode a request's bytes; `raw`: what somebody has read out of them already.
 
         Raises: MalformedBatch (HOF-203), TooLarge (HOF-207).
         """
-        layout = self.reader.layout(head, body)
-        if layout.read_row is None or self._writer is None:
-            return Decoded(layout.rows, None, self.reader.read_batch(head, body))
-        raw = layout.read_row(body)
+        if raw is None or self._writer is None:
+            layout = self.reader.layout(head, body)
+            if layout.read_row is None or self._writer is None:
+                return Decoded(layout.rows, None, self.reader.read_batch(head, body))
+            raw = layout.read_row(body)
         # The group's own function takes Arrow, even of one row.
         batch = self.reader.read_batch(head, body) if self.has_function else None
         return Decoded(1, raw, batch)
+
+    def check(self, decoded: Decoded, arrival_us: int) -> None:
+        """Refuse rows without key or event time, before anything is computed.
+
+        Raises: NullKey (HOF-205), BadEventTime (HOF-206).
+        """
+        group, keys = self.group, self.plan.keys
+        needed = (*group.key, group.event_time)
+        if decoded.raw is not None:
+            row = dict(zip(group.input.names, decoded.raw, strict=True))
+            columns = {name: [row[name]] for name in needed}
+        else:
+            assert decoded.batch is not None
+            columns = {name: to_python(decoded.batch.column(name)) for name in needed}
+        keys.of_columns(columns, keys.newest_us(arrival_us))
 
     def call_functions(
         self, decoded: Sequence[Decoded], arrival_us: int
@@ -190,6 +228,13 @@ class Runner:
         keys = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
         keep = [self.key_folded.get(key, 0) < number for key in keys]
         return batch if all(keep) else batch.filter(pa.array(keep, pa.bool_()))
+
+
+def _getter(places: list[int]) -> Callable[[Row], Sequence[Any]]:
+    """The values at these places; of one place too a sequence, which itemgetter would not give."""
+    if len(places) == 1:
+        return lambda row: (row[places[0]],)
+    return itemgetter(*places)
 
 
 def _concat(batches: Sequence[pa.RecordBatch | None]) -> pa.RecordBatch:

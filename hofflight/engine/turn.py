@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hofflight.engine.ids import RequestIds
 from hofflight.engine.recorded import recorded_answer
 from hofflight.engine.replies import answer_of, refusal
 from hofflight.errors import (
@@ -27,6 +26,7 @@ from hofflight.errors import (
     InternalError,
     TransformFailed,
 )
+from hofflight.eventlog.ids import RequestIds
 from hofflight.eventlog.protocol import Entry, EntryMeta
 from hofflight.observe.events import Events
 from hofflight.wire.envelope import OK
@@ -131,7 +131,7 @@ class Partition:
             if request.deadline_s is not None and now_s > request.deadline_s:
                 msg = "the deadline had passed before the work began"
                 raise DeadlinePassed(msg)
-            decoded = runner.decode(request.head, request.body)
+            decoded = runner.decode(request.head, request.body, request.raw)
             if request.store:
                 position = self.ids.find(request.id)
                 if position is not None:
@@ -204,6 +204,8 @@ class Partition:
         if not request.wants_answer:
             meta.answered = False
             return Entry(meta, request.head, request.body, b"", b"")
+        if request.beside is not None:
+            meta.joined = request.beside.records
         return Entry(meta, request.head, request.body, done.head, done.body)
 
     def _log(self, entries: list[Entry], logged: list[Work]) -> None:
@@ -224,6 +226,7 @@ class Partition:
             self.ids.add(meta.id, position, number=meta.number, arrival_us=meta.arrival_us)
             work.runner.folded = meta.number
             work.request.is_logged = True
+            work.request.record = meta
             if len(self.runners) > 1:
                 self.fold(entry, but=meta.group_version)
 

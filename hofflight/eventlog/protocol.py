@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
+import pyarrow as pa
+
+from hofflight.eventlog.joins import Beside, JoinRecord
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
+    from hofflight.features.stored import StoredGroup
+    from hofflight.features.view import OnMissing
     from hofflight.wire.envelope import AnswerMeta
+
+NO_COLUMNS = pa.schema([])
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,11 @@ class Served:
     `output_schema` names its columns `group.feature`; its order is the vector's contract.
     `gains_from_company`: requests handed over together are cheaper than one by one, as where a
     user's function is called once for all; others had better go at once.
+
+    A view of several groups is joined: each streaming group answers for its columns of the view
+    (`parts`), rows of `stored` groups are looked up by key, where `keys` are the columns of keys
+    that no row has and the request gives. `group` is its first streaming group, "" without one.
+    is_part: its answers are values for whoever joins them, in no bytes.
     """
 
     view: str
@@ -32,15 +42,29 @@ class Served:
     output_schema: pa.Schema
     labels: tuple[str, ...] = ()
     gains_from_company: bool = False
+    parts: tuple[Served, ...] = ()
+    stored: tuple[StoredGroup, ...] = ()
+    keys: pa.Schema = NO_COLUMNS
+    on_missing: OnMissing = "mark"
+    is_part: bool = False
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether an answer is put together from several parts."""
+        return bool(self.parts or self.stored)
 
 
 @dataclass(slots=True)
 class Answer:
-    """What goes back: metadata and a batch of the view's output schema (zero rows on error)."""
+    """What goes back: metadata and a batch of the view's output schema (zero rows on error).
+
+    values: of a part, in place of bytes: one row's plain values, or a batch.
+    """
 
     meta: AnswerMeta
     head: bytes
     body: bytes
+    values: list[Any] | pa.RecordBatch | None = None
 
 
 @dataclass(slots=True)
@@ -49,8 +73,10 @@ class Request:
 
     id: 16 bytes. deadline_s: on the monotonic clock. store: False peeks. wants_answer: False for
     events without answers (DoPut); the answer then has metadata and zero rows.
-    reply: called exactly once, from any thread; use `finish`. is_logged: its rows count, whatever
-    becomes of the reply.
+    keys: of stored groups, unchecked. reply: called exactly once, from any thread; use `finish`.
+    raw: plain values of its only row, where somebody has read and checked them. beside: what was
+    looked up for it. is_logged: its rows count, whatever becomes of the reply.
+    record: what the log says of them, once they are there.
     """
 
     served: Served
@@ -61,8 +87,12 @@ class Request:
     deadline_s: float | None = None
     store: bool = True
     wants_answer: bool = True
+    keys: Mapping[str, Any] | None = None
+    raw: list[Any] | None = None
+    beside: Beside | None = None
     is_finished: bool = False
     is_logged: bool = False
+    record: EntryMeta | None = None
 
     def finish(self, answer: Answer) -> None:
         """Reply, unless somebody did: a watchdog may have answered for a thread that hung."""
@@ -85,6 +115,17 @@ class Worker(Protocol):
         """
         ...
 
+    def remembers(self, request: Request) -> bool:
+        """Whether a request of this id was answered before."""
+        ...
+
+    def check(self, request: Request) -> None:
+        """Refuse what would be refused before it is logged; nothing is kept.
+
+        Raises: BadRequest (HOF-2xx), Refused (HOF-3xx).
+        """
+        ...
+
     def submit(self, requests: Sequence[Request]) -> None:
         """Take over requests that waited together. Never raises: every outcome is a reply.
 
@@ -100,7 +141,7 @@ class EntryMeta(msgspec.Struct, array_like=True):
     code: `OK`, or the code of the void mark: then none of its rows counts.
     late: rows that came too late; empty when none did. overflow: rows whose window
     sum left int64, by window.
-    answered: False for events taken in without an answer.
+    answered: False for events taken in without an answer. joined: what each row was joined from.
     """
 
     number: int
@@ -116,6 +157,7 @@ class EntryMeta(msgspec.Struct, array_like=True):
     late: list[int] = []
     overflow: dict[str, list[int]] = {}
     error: str = ""
+    joined: list[JoinRecord] = []
 
 
 class Entry(NamedTuple):

@@ -187,14 +187,15 @@ def feature_group(
     Raises:
         DefinitionError: HOF-1xx, naming the field and the fix.
     """
-    _require_name(name, "group name")
-    _require_version(name, version)
+    require_name(name, "group name")
+    require_version(name, version)
     if mode not in get_args(Mode):
         msg = f"group {name!r}: mode must be one of {get_args(Mode)}, got {mode!r}"
         raise WrongType(msg)
-    schema = _input_schema(name, input)
+    schema = checked_schema(name, input, "input")
     keys = tuple(key) if isinstance(key, list | tuple) else (key,)
-    _require_key(name, keys, event_time, schema)
+    require_key(name, keys, schema)
+    require_event_time(name, keys, event_time, schema)
     group = FeatureGroup(
         name, version, keys, event_time, schema, dict(output or {}), dict(windows or {}),
         dict(derive or {}), duration_us(late, "late="),
@@ -224,15 +225,23 @@ def _typed(group: FeatureGroup) -> FeatureGroup:
     )
 
 
-def _require_name(name: object, what: str) -> None:
+def require_name(name: object, what: str) -> None:
+    """Refuse what cannot be a name.
+
+    Raises: InvalidName (HOF-101).
+    """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         msg = f"{what} must match [a-z][a-z0-9_]{{0,62}}, got {name!r}"
         raise InvalidName(msg)
 
 
-def _require_version(name: str, version: object) -> None:
+def require_version(name: str, version: object) -> None:
+    """Refuse what cannot be a version.
+
+    Raises: WrongType (HOF-103).
+    """
     if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version < 1 << 31:
-        msg = f"group {name!r}: version must be a whole number from 1, got {version!r}"
+        msg = f"{name!r}: version must be a whole number from 1, got {version!r}"
         raise WrongType(msg)
 
 
@@ -242,23 +251,27 @@ def _require_names(group: FeatureGroup) -> None:
                 "derive": group.derive}  # fmt: skip
     for section, names in sections.items():
         for name in names:
-            _require_name(name, f"{section} column")
+            require_name(name, f"{section} column")
             if name in seen:
                 msg = f"group {group.name!r}: column {name!r} is in {seen[name]} and in {section}"
                 raise InvalidName(msg, hint="every column of a group has a name of its own")
             seen[name] = section
 
 
-def _input_schema(name: str, columns: Mapping[str, pa.DataType]) -> pa.Schema:
+def checked_schema(name: str, columns: Mapping[str, pa.DataType], argument: str) -> pa.Schema:
+    """Columns of group `name` as a schema; `argument` is what the user gave them as.
+
+    Raises: WrongType (HOF-103), InvalidName (HOF-101).
+    """
     if not isinstance(columns, Mapping) or not columns:
-        msg = f"group {name!r}: input= must map column names to Arrow types"
+        msg = f"group {name!r}: {argument}= must map column names to Arrow types"
         raise WrongType(msg)
     for column, column_type in columns.items():
-        _require_name(column, "input column")
+        require_name(column, f"{argument} column")
         if not _is_column_type(column_type):
             is_time = isinstance(column_type, pa.TimestampType)
             hint = "timestamps are hof.TIMESTAMP" if is_time else ""
-            msg = f"input column {column!r}: the type {column_type} is not supported"
+            msg = f"{argument} column {column!r}: the type {column_type} is not supported"
             raise WrongType(msg, hint=hint or f"one of {', '.join(sorted(map(str, COLUMN_TYPES)))}")
     return pa.schema(list(columns.items()))
 
@@ -268,8 +281,15 @@ def _is_column_type(value: object) -> bool:
     return isinstance(value, pa.DataType) and value in COLUMN_TYPES
 
 
-def _require_key(name: str, keys: tuple[str, ...], event_time: str, schema: pa.Schema) -> None:
+def require_key(name: str, keys: tuple[str, ...], schema: pa.Schema) -> None:
+    """Refuse a key that is none of the columns, or of a type that finds nothing.
+
+    Raises: WrongType (HOF-103), UnknownColumn (HOF-102).
+    """
     columns = {f.name: f.type for f in schema}
+    if not all(isinstance(key, str) for key in keys):
+        msg = f"group {name!r}: key= takes names of columns, got {keys!r}"
+        raise WrongType(msg)
     if not keys or len(set(keys)) != len(keys):
         msg = f"group {name!r}: key= needs one or more different columns, got {keys!r}"
         raise WrongType(msg)
@@ -279,6 +299,19 @@ def _require_key(name: str, keys: tuple[str, ...], event_time: str, schema: pa.S
         if columns[key] not in KEY_TYPES:
             msg = f"group {name!r}: key column {key!r} cannot be {columns[key]}"
             raise WrongType(msg)
+
+
+def require_event_time(
+    name: str, keys: tuple[str, ...], event_time: str, schema: pa.Schema
+) -> None:
+    """Refuse an event time that is no timestamp, or part of the key.
+
+    Raises: WrongType (HOF-103), UnknownColumn (HOF-102).
+    """
+    columns = {f.name: f.type for f in schema}
+    if not isinstance(event_time, str):
+        msg = f"group {name!r}: event_time= takes the name of a column, got {event_time!r}"
+        raise WrongType(msg)
     if event_time not in columns:
         raise unknown_column(event_time, columns, f"group {name!r}, event_time=")
     if columns[event_time] != TIMESTAMP:

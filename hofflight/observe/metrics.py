@@ -32,6 +32,8 @@ METRICS: Final = (
     Metric("hof_engine_turns_total", "counter", "turns", "Turns; requests / turns is the batch."),
     Metric("hof_engine_keys", "gauge", "keys", "Keys with window state in memory."),
     Metric("hof_engine_groups_wedged", "gauge", "groups", "Groups whose function hangs."),
+    Metric("hof_online_lookups_total", "counter", "lookups", "Lookups of stored features."),
+    Metric("hof_online_failed_total", "counter", "lookups", "Lookups without an answer."),
     Metric("hof_server_requests_total", "counter", "requests", "Batches read from streams."),
     Metric("hof_server_answers_total", "counter", "answers", "Answers written, errors included."),
     Metric("hof_server_errors_total", "counter", "answers", "Answers whose code is not OK."),

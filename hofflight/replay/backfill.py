@@ -17,10 +17,10 @@ from hofflight.replay.plain_columns import retyped
 from hofflight.replay.prepared import SEQ, TS
 from hofflight.replay.transformed import Transformation
 from hofflight.replay.windowed import CHUNK_ROWS, database, whole_keys
-from hofflight.transform.columns import to_python
 from hofflight.transform.window_plan import compile_windows
 from hofflight.transform.window_state import WindowState
 from hofflight.transform.window_step import column_series
+from hofflight.wire.columns import to_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

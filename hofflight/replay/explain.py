@@ -11,8 +11,8 @@ from hofflight.errors import BadMetadata, UnknownView
 from hofflight.replay.prepared import SEQ, TS
 from hofflight.replay.verify import LATE, Answers
 from hofflight.replay.windowed import database
-from hofflight.transform.columns import first_value, to_python
 from hofflight.transform.window_plan import lower_bound
+from hofflight.wire.columns import first_value, to_python
 from hofflight.wire.envelope import checked_id
 from hofflight.wire.parity import Explanation
 
@@ -30,7 +30,7 @@ def explain(
 
     Raises: UnknownView (HOF-201), this group version answered no such request.
     """
-    id_ = _checked(request_id)
+    id_ = checked_request_id(request_id)
     answers = Answers(history, group)
     keys = _keys_of(answers, id_)
     with database(settings) as db:
@@ -42,7 +42,11 @@ def explain(
     return [_explained(answers, rows, place, id_) for place in ordered]
 
 
-def _checked(request_id: bytes | str) -> bytes:
+def checked_request_id(request_id: bytes | str) -> bytes:
+    """16 bytes, or their hex digits.
+
+    Raises: BadMetadata (HOF-204).
+    """
     if isinstance(request_id, str):
         try:
             request_id = bytes.fromhex(request_id)

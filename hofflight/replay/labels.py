@@ -13,12 +13,11 @@ from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from hofflight.errors import BadLabels, BadRequest, HofError, SealDamaged
 from hofflight.eventlog.lock import one_at_a_time
+from hofflight.replay.files import read_file
 from hofflight.replay.parquet import write_whole
 from hofflight.wire.envelope import ID_BYTES
 from hofflight.wire.rows import to_batch, to_table
@@ -102,7 +101,9 @@ def read_labels(source: Any, raw: pa.Schema | None = None) -> pa.Table:
     """
     try:
         if isinstance(source, str | Path):
-            return _read_file(Path(source), raw)
+            # Digits may be text: a card's number, or a request id that happens to have no letter.
+            types = pa.schema([(REQUEST[0], pa.string()), *(raw or ())])
+            return read_file(Path(source), types)
         return to_table(source)
     except (OSError, pa.ArrowException, TypeError, ValueError) as error:
         name = Path(source).name if isinstance(source, str | Path) else type(source).__name__
@@ -137,35 +138,6 @@ def checked_labels(table: pa.Table, view: View, group: Keyed) -> pa.Table:
 def is_by_request(labels: pa.Table) -> bool:
     """Whether these labels find their rows by request id."""
     return REQUEST[0] in labels.column_names
-
-
-def _read_file(path: Path, raw: pa.Schema | None) -> pa.Table:
-    kind = path.suffix.lower()
-    if kind == ".csv":
-        # Digits may be text: a card's number, or a request id that happens to have no letter.
-        types = pa.schema([(REQUEST[0], pa.string()), *(raw or ())])
-        options = pyarrow.csv.ConvertOptions(column_types=types)
-        return pyarrow.csv.read_csv(path, convert_options=options)
-    if kind in (".json", ".jsonl", ".ndjson"):
-        return _read_json(path)
-    if kind in (".arrow", ".feather", ".ipc"):
-        with pa.OSFile(str(path)) as file:
-            return pa.ipc.open_file(file).read_all()
-    return pq.ParquetFile(path).read()
-
-
-def _read_json(path: Path) -> pa.Table:
-    """JSON lines; the reader drops time zones, so times are read again as text, and converted."""
-    table = pyarrow.json.read_json(path)
-    times = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
-    if times:
-        texts = pa.schema([(name, pa.string()) for name in times])
-        options = pyarrow.json.ParseOptions(explicit_schema=texts)
-        table = pyarrow.json.read_json(path, parse_options=options)
-    for name in times:
-        column = table[name].cast(TIMESTAMP)
-        table = table.set_column(table.schema.get_field_index(name), name, column)
-    return table
 
 
 def _finding_schema(table: pa.Table, group: Keyed, what: str) -> pa.Schema:

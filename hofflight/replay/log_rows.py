@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hofflight import limits
 from hofflight.errors import BadRange
+from hofflight.eventlog.joins import JOINED, UNAVAILABLE, read_joins
+from hofflight.online.packed import stamp
 from hofflight.replay.prepared import SEQ
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from hofflight.features.registry import GroupRecord
+    from hofflight.eventlog.joins import JoinRecord
+    from hofflight.features.records import GroupRecord
+    from hofflight.features.view import View
     from hofflight.replay.read_log import History, Void
     from hofflight.replay.span import Span
 
@@ -86,6 +92,44 @@ def entries(
                 if versions is None or part.version == version:
                     found += _plain(wanted.keep(part.rows))
         yield from sorted(found, key=lambda entry: entry["seq"])
+
+
+def join_entries(history: History, view: View) -> Iterator[dict[str, Any]]:
+    """What the answers of a joined view were joined from, as `entries` gives rows.
+
+    `row` has for each streaming group the seq of its row, for each stored one the load and the
+    event time of what was found.
+    """
+    for after, last in history.ranges():
+        found = [_void(void) for void in history.voids(after, last)]
+        for part in history.parts(after, last):
+            about = part.rows.select(["_seq", "_arrival", "_request_id", "_row"]).to_pylist()
+            records = read_joins(part.rows.column(JOINED))
+            for one, record in zip(about, records, strict=True):
+                found.append({
+                    "seq": one["_seq"], "arrival": one["_arrival"].isoformat(),
+                    "id": one["_request_id"].hex(), "code": "OK", "late": False, "error": "",
+                    "row": _joined_from(view, record, one["_row"]),
+                })  # fmt: skip
+        yield from sorted(found, key=lambda entry: entry["seq"])
+
+
+def _joined_from(view: View, record: JoinRecord, row: int) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        f"{name}@{version}": number << limits.ROW_BITS | row
+        for (name, version), number in zip(view.streaming, record.numbers, strict=True)
+    }
+    stored = zip(view.stored, record.as_of, record.rows, strict=True)
+    for (name, version), as_of, packed in stored:
+        if as_of == UNAVAILABLE:
+            shown[f"{name}@{version}"] = "UNAVAILABLE"
+        elif packed is None:
+            shown[f"{name}@{version}"] = f"NOT_FOUND in loads up to {as_of}"
+        else:
+            time_us, load = stamp(packed)
+            moment = datetime.fromtimestamp(time_us / 1e6, UTC).isoformat()
+            shown[f"{name}@{version}"] = f"load {load} of {moment}"
+    return shown
 
 
 def _plain(rows: pa.RecordBatch) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@
 | `_answered` | bool | none | false for events taken in without an answer |
 | `_late` | bool | none | came too late for any window |
 | `_overflow` | list<string> | none | windows whose integer sum left int64 |
+| `_joined` | binary | where nothing was looked up | what the row was joined from; only if any was |
 | the raw columns | as registered | any | as they were sent |
 | `_answer` | struct of the group's full row | where not answered | as it was answered |
 """
@@ -24,7 +25,8 @@ import pyarrow as pa
 
 from hofflight import limits
 from hofflight.errors import LogCorrupt
-from hofflight.transform.columns import from_python
+from hofflight.eventlog.joins import pack_join
+from hofflight.wire.columns import from_python
 from hofflight.wire.envelope import ID_BYTES, OK
 from hofflight.wire.ipc import BatchReader, RowWriter
 from hofflight.wire.schema import TIMESTAMP
@@ -47,6 +49,7 @@ ABOUT: Final = pa.schema([
     ("_overflow", pa.list_(pa.string())),
 ])  # fmt: skip
 ANSWER: Final = "_answer"
+BESIDE: Final = "_joined"
 
 
 def logged_schema(raw: pa.Schema, full: pa.Schema | None = None) -> pa.Schema:
@@ -55,6 +58,15 @@ def logged_schema(raw: pa.Schema, full: pa.Schema | None = None) -> pa.Schema:
     if full is not None:
         fields.append(pa.field(ANSWER, pa.struct(list(full))))
     return pa.schema(fields)
+
+
+def selected(rows: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+    """Some columns, each once, in this order; `_joined` is null where the rows have none."""
+    if BESIDE in columns and BESIDE not in rows.schema.names:
+        nulls = pa.nulls(rows.num_rows, pa.binary())
+        schema = rows.schema.append(pa.field(BESIDE, pa.binary()))
+        rows = pa.RecordBatch.from_arrays([*rows.columns, nulls], schema=schema)
+    return rows.select(list(dict.fromkeys(columns)))
 
 
 def number_of(seq: Any) -> Any:
@@ -66,7 +78,7 @@ class EntryReader:
     """Decodes entries of one group version; `full` None leaves their answers alone."""
 
     def __init__(self, raw: pa.Schema, full: pa.Schema | None = None) -> None:
-        self.schema = logged_schema(raw, full)
+        self._schema = logged_schema(raw, full)
         self._raw = _Bodies(raw)
         self._full = _Bodies(full) if full is not None else None
 
@@ -84,7 +96,11 @@ class EntryReader:
             raise LogCorrupt(msg)
         if self._full is not None:
             arrays.append(self._answers(counted))
-        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+        schema = self._schema
+        if any(meta.joined for meta in metas):
+            arrays.append(_joined(metas))
+            schema = schema.append(pa.field(BESIDE, pa.binary()))
+        return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     def _answers(self, entries: Sequence[Entry]) -> pa.Array:
         """One struct a row, null where the request wanted no answer."""
@@ -147,6 +163,14 @@ def _about(metas: Sequence[EntryMeta]) -> list[pa.Array]:
         pa.array(late, pa.bool_()),
         pa.array(overflow, pa.list_(pa.string())),
     ]
+
+
+def _joined(metas: Sequence[EntryMeta]) -> pa.Array:
+    """What each row was joined from."""
+    packed: list[bytes | None] = []
+    for meta in metas:
+        packed += map(pack_join, meta.joined) if meta.joined else [None] * meta.rows
+    return pa.array(packed, pa.binary())
 
 
 class _Bodies:

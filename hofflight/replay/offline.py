@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,34 +12,44 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hofflight.errors import BadRange, CodeChanged, StoreFormat, UnknownView, WrongType
+from hofflight.errors import BadRange, CodeChanged, InvalidName, WrongType
 from hofflight.eventlog.directory import whole_file
-from hofflight.features.view import find_view
-from hofflight.replay.explain import explain
+from hofflight.features.dataset import Dataset, Model, checked_tags, require_document
+from hofflight.features.view import code_hash_of
+from hofflight.replay.datasets import described_dataset, free_version
+from hofflight.replay.explain import checked_request_id, explain
+from hofflight.replay.histories import Histories
+from hofflight.replay.join_history import JoinHistory
 from hofflight.replay.label_join import LabelJoin
 from hofflight.replay.labels import LabelStore, checked_labels, read_labels
+from hofflight.replay.materialize import Materializer
 from hofflight.replay.parquet import ROW_GROUP_ROWS
-from hofflight.replay.read_log import History
-from hofflight.replay.seal import Sorting, seal
+from hofflight.replay.seal import seal
 from hofflight.replay.sealed import SealedLog
 from hofflight.replay.span import Moment, Parts, Span, Split, moment_us
+from hofflight.replay.stored_join import StoredJoin, StoredRelation
+from hofflight.replay.stored_rows import open_source
 from hofflight.replay.training import Training, metadata_of
 from hofflight.replay.verify import Verification
+from hofflight.replay.verify_stored import StoredVerification
+from hofflight.wire.parity import Explanation, Parity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from hofflight.clock import Clock
     from hofflight.features.group import FeatureGroup
-    from hofflight.features.registry import GroupRecord, Registry
-    from hofflight.features.view import View
+    from hofflight.features.registry import Registry
+    from hofflight.features.view import AnyGroup, View
+    from hofflight.online.lookups import Lookups
+    from hofflight.replay.histories import Folders
+    from hofflight.replay.materialize import LoadReport, Mode
     from hofflight.replay.prepared import AsOf
     from hofflight.replay.read_log import LiveLog
     from hofflight.replay.seal import SealReport
     from hofflight.replay.training import TrainingReport
     from hofflight.replay.windowed import EngineName
     from hofflight.settings import ReplaySettings
-    from hofflight.wire.parity import Explanation, Parity
 
 
 def _silent(_: int) -> None:
@@ -58,25 +69,20 @@ class Ask:
     ids: bool = False
 
 
-class Offline:
+class Offline(Histories):
     """A store, read by replay. `group_of`: loaded code, by name and version (None: the newest)."""
 
     def __init__(
         self,
         registry: Registry,
         open_log: Callable[[str], LiveLog],
-        sealed: Path,
-        labels: Path,
+        folders: Folders,
         group_of: Callable[[str, int | None], FeatureGroup],
         settings: ReplaySettings,
         clock: Clock,
     ) -> None:
-        self._registry = registry
+        super().__init__(registry, open_log, folders, group_of)
         self._clock = clock
-        self._open_log = open_log
-        self._sealed = sealed
-        self._labels = labels
-        self._group_of = group_of
         self._settings = settings
 
     def training_data(
@@ -112,15 +118,70 @@ class Offline:
                 _write_arrow(fresh, schema, batches)
         return report
 
+    def training_dataset(
+        self,
+        name: str,
+        version: int | None,
+        view: tuple[str, int | None],
+        ask: Ask,
+        path: Path | None = None,
+        progress: Callable[[int], None] = _silent,
+    ) -> Dataset:
+        """Write a view's training table, keep what is known of it under a name.
+
+        Raises: InvalidName (HOF-101), the name or version is taken; as `write_training_data`.
+        """
+        number = free_version(self.registry, name, version)
+        file = path or self.folders.datasets / f"{name}.{number}.parquet"
+        if file.suffix != ".parquet":
+            raise BadRange(f"a training dataset is a .parquet file, not {file.name!r}")
+        found = self.view(*view)
+        # Before the rows are read: a load that is committed meanwhile may be in it or not.
+        stored = [self.stored_group(*group) for group in found.stored]
+        loads = {
+            f"{g.name}@{g.version}": self.stored_history(g).manifest().commits.last for g in stored
+        }
+        self.write_training_data(file, found.name, found.version, ask, progress)
+        span = Span.of(ask.start, ask.end)
+        asked = {
+            "start_us": None if ask.start is None else span.start_us,
+            "end_us": None if ask.end is None else span.end_us,
+            "as_of": ask.as_of,
+        }
+        groups: list[AnyGroup] = [*self._streaming(found), *stored]
+        hashes = {f"{group.name}@{group.version}": group.code_hash() for group in groups}
+        dataset = described_dataset(
+            name, number, found, asked, file.resolve(), hashes, loads, self._settings
+        )
+        self.registry.save_document(dataset, created_us=self._clock.wall_us())
+        return dataset
+
+    def model(
+        self, name: str, version: int | None, dataset: tuple[str, int | None], tags: dict[str, str]
+    ) -> Model:
+        """Keep which dataset a model was trained on.
+
+        Raises: UnknownView (HOF-201), there is no such dataset; InvalidName (HOF-101).
+        """
+        found = self.registry.dataset(*dataset)
+        taken = [m.version for m in self.registry.models() if m.name == name]
+        number = max(taken, default=0) + 1 if version is None else version
+        require_document("model", name, number)
+        if number in taken:
+            raise InvalidName(f"model {name}@{number} is there", hint=f"take {max(taken) + 1}")
+        model = Model(name, number, found.name, found.version, checked_tags(tags))
+        self.registry.save_document(model, created_us=self._clock.wall_us())
+        return model
+
     def label(self, view: str, version: int | None, labels: Any) -> int:
         """Keep labels of a view's rows; gives how many rows of labels came.
 
         Raises: BadLabels (HOF-214).
         """
-        found = find_view(view, version, self._registry.views(), self._group_of)
-        record = self._registry.group(*found.group)
+        found = self.view(view, version)
+        record = self.registry.group(*found.group)
         table = checked_labels(read_labels(labels, record.input), found, record)
-        LabelStore(self._labels / found.name).add(table)
+        LabelStore(self.folders.labels / found.name).add(table)
         return table.num_rows
 
     def verify(
@@ -137,16 +198,26 @@ class Offline:
 
         Raises: CodeChanged (HOF-507), without `changed_code`; BadRange (HOF-215).
         """
-        found, group = self._view(view, version)
+        found = self.view(view, version)
         if sample is not None and not 0 < sample <= 1:
             raise BadRange(f"sample= takes a share of the keys, 0 < sample <= 1, got {sample!r}")
-        notes = self._compare_code(group, changed_code=changed_code)
-        history = self.history(group.name, group.version)
         since_us = None if since is None else moment_us(since, "since")
         wanted = 1.0 if sample is None else sample
-        parity = Verification(history, group, found, self._settings, since_us, wanted).run(progress)
-        parity.notes += notes
-        parity.explainer = lambda request_id: explain(history, group, self._settings, request_id)
+        groups = self._streaming(found)
+        notes = [n for g in groups for n in self._compare_code(g, changed_code=changed_code)]
+        every: list[AnyGroup] = [*groups, *(self.stored_group(*group) for group in found.stored)]
+        parity = Parity(found.name, found.version, code_hash_of(every), notes=notes)
+        started_s = time.monotonic()
+        for group in groups:
+            history = self.history(group.name, group.version)
+            Verification(history, group, found, self._settings, since_us, wanted).run(
+                parity, progress
+            )
+        if found.stored:
+            self._verify_stored(found, since_us, wanted).run(parity, progress)
+        parity.rows = next(iter(parity.parts.values()), 0)
+        parity.seconds = round(time.monotonic() - started_s, 3)
+        parity.explainer = lambda request_id: self._explained(found, groups, request_id)
         return parity
 
     def explain(
@@ -156,9 +227,48 @@ class Offline:
 
         Raises: UnknownView (HOF-201), it was not answered; CodeChanged (HOF-507).
         """
-        _, group = self._view(view, version)
-        self._compare_code(group, changed_code=changed_code)
-        return explain(self.history(group.name, group.version), group, self._settings, request_id)
+        found = self.view(view, version)
+        groups = self._streaming(found)
+        for group in groups:
+            self._compare_code(group, changed_code=changed_code)
+        return self._explained(found, groups, request_id)
+
+    def materialize(
+        self,
+        name: str,
+        version: int | None,
+        source: Any,
+        mode: Mode,
+        lookups: Lookups,
+        progress: Callable[[int], None] = _silent,
+    ) -> LoadReport:
+        """Load rows into a stored group.
+
+        Raises: as `Materializer.load`.
+        """
+        return self._materializer(name, version, lookups, progress).load(source, mode)
+
+    def source_rows(self, name: str, version: int | None, source: Any) -> int:
+        """How many rows a source has, for a progress bar; 0 where that is not known."""
+        return open_source(source, self.stored_group(name, version)).rows or 0
+
+    def loaded_rows(self, name: str, version: int | None) -> int:
+        """How many rows were ever loaded into a stored group."""
+        manifest = self.stored_history(self.stored_group(name, version)).manifest()
+        return sum(load.rows for load in manifest.loads)
+
+    def refill(
+        self,
+        name: str,
+        version: int | None,
+        lookups: Lookups,
+        progress: Callable[[int], None] = _silent,
+    ) -> int:
+        """Fill the online store from a stored group's history; how many rows it got.
+
+        Raises: as `Materializer.refill`.
+        """
+        return self._materializer(name, version, lookups, progress).refill()
 
     def seal(self, stream: str, progress: Callable[[int], None] = _silent) -> SealReport:
         """Seal what a log holds now.
@@ -166,81 +276,65 @@ class Offline:
         Raises: StoreLocked (HOF-501), somebody else does; StoreFormat (HOF-503), the types of its
             answers are not known.
         """
-        name = self.records(stream)[0].name
         return seal(
-            self._open_log(stream), SealedLog(self._sealed / stream),
-            _Sortings(self._registry, name), until_us=self._clock.wall_us(), progress=progress,
+            self._open_log(stream), SealedLog(self.folders.sealed / stream),
+            self.sortings(stream), until_us=self._clock.wall_us(), progress=progress,
         )  # fmt: skip
 
-    def sealed_to(self, stream: str) -> int:
-        """Number of the last record of a log that is sealed."""
-        return SealedLog(self._sealed / stream).manifest().sealed_to
+    def _materializer(
+        self, name: str, version: int | None, lookups: Lookups, progress: Callable[[int], None]
+    ) -> Materializer:
+        history = self.stored_history(self.stored_group(name, version))
+        store, run = lookups.store, lookups.run
+        return Materializer(history, store, run, self._settings, self._clock, progress)
 
-    def history(self, name: str, version: int | None = None) -> History:
-        """The log that a group version reads, sealed and live."""
-        return self.history_of(self._registry.group(name, version).partition)
+    def _streaming(self, view: View) -> list[FeatureGroup]:
+        """The code of a view's streaming groups."""
+        return [self._group_of(*group) for group in view.streaming]
 
-    def history_of(self, stream: str) -> History:
-        """A log by its own name, sealed and live."""
-        records = self.records(stream)
-        full = {r.version: r.full for r in records if r.full is not None}
-        sealed = SealedLog(self._sealed / stream)
-        return History(self._open_log(stream), sealed, records[0].input, full)
+    def _stored_join(self, view: View, *, every: bool = False) -> StoredJoin | None:
+        """The stored part of a view: its own columns, or `every` one of its groups."""
+        relations = []
+        for place, each in enumerate(view.stored):
+            group = self.stored_group(*each)
+            columns = tuple(group.schema.names) if every else view.columns_of(each)
+            relations.append(StoredRelation(self.stored_history(group), place, columns))
+        beside = self.history(*view.group) if len(view.streaming) == 1 else None
+        joins = JoinHistory(self.join_history(view), view, beside)
+        return StoredJoin(view, tuple(relations), joins) if relations else None
 
-    def history_before(self, record: GroupRecord) -> History:
-        """The log of the newest sibling of another input schema.
+    def _verify_stored(
+        self, view: View, since_us: int | None = None, sample: float = 1.0,
+        request_id: bytes | None = None,
+    ) -> StoredVerification:  # fmt: skip
+        join = self._stored_join(view, every=True)
+        assert join is not None
+        return StoredVerification(
+            join.joins, join.relations, self._settings, since_us, sample, request_id
+        )
 
-        Raises: UnknownView (HOF-201), there is none.
-        """
-        others = [
-            r for r in self._registry.groups()
-            if r.name == record.name and r.partition != record.partition
-        ]  # fmt: skip
-        if not others:
-            msg = f"{record.name} has no version with another input schema"
-            raise UnknownView(msg, hint="without --map, the history is that of the same input")
-        return self.history_of(others[-1].partition)
-
-    def stream_of(self, group: FeatureGroup) -> str:
-        """The log that a group version reads, or will read once it is registered.
-
-        Raises: UnknownView (HOF-201), no version with its input schema is registered.
-        """
-        for record in self._registry.groups():
-            if record.name == group.name and record.input.equals(group.input):
-                return record.partition
-        msg = f"no version of {group.name} with this input is registered"
-        raise UnknownView(msg, hint="with another input, give --map MODULE:FUNCTION")
-
-    def rows_for(self, group: FeatureGroup) -> int:
-        """About how many rows a backfill of the group will read."""
-        records = [r for r in self._registry.groups() if r.name == group.name]
-        same = [r for r in records if r.input.equals(group.input)]
-        chosen = same or records
-        return self.history_of(chosen[-1].partition).extent().rows if chosen else 0
-
-    def group_of_view(self, view: str, version: int | None) -> tuple[str, int]:
-        """Name and version of the group that answers a view."""
-        return find_view(view, version, self._registry.views(), self._group_of).group
-
-    def records(self, stream: str) -> list[GroupRecord]:
-        """The group versions that read a log.
-
-        Raises: StoreFormat (HOF-503), there is no such log.
-        """
-        records = [r for r in self._registry.groups() if r.partition == stream]
-        if not records:
-            known = sorted({r.partition for r in self._registry.groups()})
-            raise StoreFormat(f"there is no log {stream!r}; there are {known}")
-        return records
-
-    def _view(self, name: str, version: int | None) -> tuple[View, FeatureGroup]:
-        found = find_view(name, version, self._registry.views(), self._group_of)
-        return found, self._group_of(*found.group)
+    def _explained(
+        self, view: View, groups: Sequence[FeatureGroup], request_id: bytes | str
+    ) -> list[Explanation]:
+        found = [
+            explanation
+            for group in groups
+            for explanation in explain(
+                self.history(group.name, group.version), group, self._settings, request_id
+            )
+        ]
+        if view.stored:
+            id_ = checked_request_id(request_id)
+            rows = self._verify_stored(view, request_id=id_).explain()
+            found += [
+                Explanation(id_.hex(), row, 0, False, features, {})
+                for row, features in sorted(rows.items())
+            ]
+        return found
 
     def _compare_code(self, group: FeatureGroup, *, changed_code: bool) -> list[str]:
         """What is to be said about the code; a changed one only if that was asked for."""
-        record = self._registry.group(group.name, group.version)
+        record = self.registry.group(group.name, group.version)
         if record.code_hash == group.code_hash():
             return []
         what = f"{group.name}@{group.version} served with code {record.code_hash}"
@@ -256,16 +350,20 @@ class Offline:
     def _training(
         self, view: str, version: int | None, ask: Ask, progress: Callable[[int], None]
     ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch], TrainingReport]]:
-        found, group = self._view(view, version)
+        found = self.view(view, version)
         if ask.as_of not in ("arrival", "event"):
             raise WrongType(f'as_of= is "arrival" or "event", got {ask.as_of!r}')
         if ask.engine not in ("duckdb", "kernel", "auto"):
             raise WrongType(f'engine= is "duckdb", "kernel" or "auto", got {ask.engine!r}')
+        self.registry.group(*found.group)
+        (first, group), *others = [
+            (self.history(each.name, each.version), each) for each in self._streaming(found)
+        ]
         training = Training(
-            self.history(group.name, group.version), group, found,
-            self._label_join(found, group, ask.labels), Span.of(ask.start, ask.end),
-            None if ask.split is None else Parts.of(ask.split), ask.engine, ask.as_of,
-            self._settings, ask.ids,
+            first, group, found, self._label_join(found, group, ask.labels),
+            Span.of(ask.start, ask.end), None if ask.split is None else Parts.of(ask.split),
+            ask.engine, ask.as_of, self._settings, ask.ids, tuple(others),
+            self._stored_join(found),
         )  # fmt: skip
         with training.batches(progress) as (batches, report):
             yield training.schema(), batches, report
@@ -275,31 +373,10 @@ class Offline:
         if labels is not None:
             loads = [checked_labels(read_labels(labels, group.input), view, group)]
         elif view.labels:
-            loads = LabelStore(self._labels / view.name).loads()
+            loads = LabelStore(self.folders.labels / view.name).loads()
         else:
             return None
         return LabelJoin(group, view.labels, loads)
-
-
-class _Sortings(dict[int, Sorting]):
-    """By version, looked up when its rows are met: it may be registered while a seal runs."""
-
-    def __init__(self, registry: Registry, name: str) -> None:
-        super().__init__()
-        self._registry = registry
-        self._name = name
-
-    def __missing__(self, version: int) -> Sorting:
-        found = self[version] = _sorting(self._registry.group(self._name, version))
-        return found
-
-
-def _sorting(record: GroupRecord) -> Sorting:
-    full = record.full
-    if full is None:
-        msg = f"the types of {record.name}@{record.version} were not kept by the release that made"
-        raise StoreFormat(f"{msg} this store", hint="register it once with this release")
-    return Sorting(record.input, full, record.key, record.event_time)
 
 
 def _write_parquet(

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from hofflight import limits
 from hofflight.errors import HistoryMissing, LogCorrupt
-from hofflight.replay.logged import ABOUT, ANSWER, EntryReader
+from hofflight.replay.logged import ABOUT, ANSWER, EntryReader, selected
 from hofflight.replay.sealed import in_range
 from hofflight.wire.envelope import OK
 
@@ -170,8 +170,8 @@ class History:
     ) -> Iterator[Part]:
         """Rows of the records `after` + 1 to `last` (None: all there are), in no order.
 
-        Columns: `about` of `logged.ABOUT`, then the raw ones, then for rows sent to version
-        `answers` their answers.
+        Columns: `about` of `logged.ABOUT` (or `_joined`), then the raw ones, then for rows sent to
+        version `answers` their answers.
         Raises: LogCorrupt (HOF-502), SealDamaged (HOF-506), HistoryMissing (HOF-508).
         """
         end = self.extent().last if last is None else last
@@ -277,5 +277,5 @@ class History:
             full = self._full.get(version) if version == answers else None
             reader = readers.setdefault(version, EntryReader(self.raw, full))
             columns = [*about, *self.raw.names, *([ANSWER] if full is not None else [])]
-            yield after, Part(version, reader.rows(mine).select(columns))
+            yield after, Part(version, selected(reader.rows(mine), columns))
         yield entries[-1].meta.number, None

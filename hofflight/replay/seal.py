@@ -36,10 +36,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Sorting:
-    """How a group version's rows are sealed: its schemas, and what they are sorted by."""
+    """How a version's rows are sealed: its schemas, and what they are sorted by.
+
+    full: of its answers; None for rows that have none.
+    """
 
     raw: pa.Schema
-    full: pa.Schema
+    full: pa.Schema | None
     key: tuple[str, ...]
     event_time: str
 

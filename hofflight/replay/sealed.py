@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from hofflight.errors import SealDamaged
 from hofflight.eventlog.directory import whole_file
-from hofflight.replay.logged import logged_schema, number_of
+from hofflight.replay.logged import ANSWER, BESIDE, logged_schema, number_of, selected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -111,7 +111,8 @@ class SealedLog:
         with self._reading(file):
             table = found.read(columns=list(columns))
         batches = table.combine_chunks().to_batches()
-        return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+        empty = pa.RecordBatch.from_pylist([], schema=table.schema)
+        return selected(batches[0] if batches else empty, columns)
 
     def read_voids(self, file: SealedFile) -> pa.Table:
         """Void marks, with the bytes that were refused.
@@ -162,7 +163,7 @@ class SealedLog:
             if types[field.name] != field.type:
                 what = f"column {field.name!r} is {types[field.name]}, sealed was {field.type}"
                 raise self._damaged(file, what)
-        known = {*wanted.names} if is_exact else {*wanted.names, "_answer"}
+        known = {*wanted.names, BESIDE} if is_exact else {*wanted.names, BESIDE, ANSWER}
         if extra := [name for name in got.names if name not in known]:
             raise self._damaged(file, f"columns {extra} were not sealed")
 

@@ -17,26 +17,28 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-from hofflight.errors import TransformFailed
+from hofflight.features.view import code_hash_of
 from hofflight.features.window import HOLISTIC
 from hofflight.replay.duckdb_engine import one_row
 from hofflight.replay.label_join import LabelJoin
-from hofflight.replay.logged import ABOUT
+from hofflight.replay.part_rows import PartRows
 from hofflight.replay.plain_columns import retyped
 from hofflight.replay.prepared import SEQ, TS
-from hofflight.replay.transformed import Transformation
-from hofflight.replay.windowed import CHUNK_ROWS, How, database, windowed
+from hofflight.replay.span import Span
+from hofflight.replay.windowed import CHUNK_ROWS, How, database
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import duckdb
 
     from hofflight.features.group import FeatureGroup
-    from hofflight.features.view import View
+    from hofflight.features.stored import StoredGroup
+    from hofflight.features.view import AnyGroup, View
     from hofflight.replay.prepared import AsOf
     from hofflight.replay.read_log import History
-    from hofflight.replay.span import Parts, Span
+    from hofflight.replay.span import Parts
+    from hofflight.replay.stored_join import StoredJoin
     from hofflight.replay.windowed import Database, EngineName
     from hofflight.settings import ReplaySettings
 
@@ -84,7 +86,11 @@ def metadata_of(report: TrainingReport) -> dict[bytes, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """Everything that a training table is made of."""
+    """Everything that a training table is made of.
+
+    group: the view's first streaming group, whose key and event time a row has. others: more of
+    them, with their histories. stored: how stored features are joined.
+    """
 
     history: History
     group: FeatureGroup
@@ -96,11 +102,21 @@ class Training:
     as_of: AsOf
     settings: ReplaySettings
     ids: bool = False
+    others: tuple[tuple[History, FeatureGroup], ...] = ()
+    stored: StoredJoin | None = None
+
+    @property
+    def groups(self) -> list[AnyGroup]:
+        """Every group of the view."""
+        return [self.group, *(group for _, group in self.others), *self._stored_groups()]
+
+    def _stored_groups(self) -> list[StoredGroup]:
+        return [] if self.stored is None else [r.group for r in self.stored.relations]
 
     def schema(self) -> pa.Schema:
         """The view's columns, then labels, then `split`; before them, with `ids`, whose row."""
         ids = [("request_id", pa.binary(16)), ("row", pa.int32()), ("late", pa.bool_())]
-        fields = [*(ids if self.ids else ()), *self.view.schema(self.group)]
+        fields = [*(ids if self.ids else ()), *self.view.schema(*self.groups)]
         if self.labels is not None:
             fields += list(self.labels.types.items())
         if self.parts is not None:
@@ -116,114 +132,61 @@ class Training:
         `progress` is told how many more rows of the log were read.
         Raises: SealDamaged (HOF-506), LogCorrupt (HOF-502).
         """
-        transformation = Transformation(self.group, [f.column for f in self.view.features])
-        question = transformation.preparation.question
-        engine = self._chosen_engine(transformation)
+        rows = [
+            PartRows(self.view, history, group, self._about(), progress, self._stored_groups())
+            for history, group in ((self.history, self.group), *self.others)
+        ]
+        engine = self._chosen_engine(rows)
         report = TrainingReport(
-            self.view.name, self.view.version, self.group.code_hash(), engine, self.as_of
+            self.view.name, self.view.version, code_hash_of(self.groups), engine, self.as_of
         )
         if self.parts is not None:
             report.parts = dict.fromkeys(self.parts.names, 0)
-        rows = _Rows(self, transformation, report, progress)
-        how = How(engine, self.as_of)
         started_s = time.monotonic()
 
         def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
                 report.rows += batch.num_rows
                 yield retyped(batch, self.schema())
+            report.read = rows[0].read
             report.dropped = report.read - report.rows
             report.seconds = round(time.monotonic() - started_s, 3)
 
         with database(self.settings) as db:
-            found = windowed(db, rows.raw(), rows.schema, question, how)
-            yield counted(_finished(db, self, rows, found, report)), report
+            yield counted(_finished(db, self, rows, How(engine, self.as_of), report)), report
 
-    def _chosen_engine(self, transformation: Transformation) -> Any:
+    def _about(self) -> list[str]:
+        """What of the log finds a row's labels, and its other parts."""
+        about = []
+        if self.others or self.stored is not None:
+            about.append("_arrival")
+        by_request = self.labels is not None and self.labels.by_request
+        if self.ids or self.others or by_request:
+            about += ["_request_id", "_row"]
+        return about
+
+    def _chosen_engine(self, rows: Sequence[PartRows]) -> Any:
         if self.engine != "auto":
             return self.engine
-        question = transformation.preparation.question
-        if any(w.function in HOLISTIC for w in question.windows):
-            return "kernel"
-        values = len(question.schema) + len(transformation.columns) + 3 * len(question.windows)
-        size = self.history.extent().rows * values * _BYTES_A_VALUE
+        size = 0
+        for part in rows:
+            question = part.question
+            if any(w.function in HOLISTIC for w in question.windows):
+                return "kernel"
+            values = len(part.schema) + 3 * len(question.windows)
+            size = max(size, part.history.extent().rows * values * _BYTES_A_VALUE)
         return "kernel" if size > self.settings.memory_mib << 20 else "duckdb"
 
 
-class _Rows:
-    """Rows into the windows and out of them."""
-
-    def __init__(
-        self,
-        training: Training,
-        transformation: Transformation,
-        report: TrainingReport,
-        progress: Callable[[int], None],
-    ) -> None:
-        self._training = training
-        self._transformation = transformation
-        self._report = report
-        self._progress = progress
-        group, question = training.group, transformation.preparation.question
-        self.about = [*transformation.about]
-        if training.ids or (training.labels is not None and training.labels.by_request):
-            self.about += ["_request_id", "_row"]
-        types = {name: ABOUT.field(name).type for name in self.about[1:]}
-        types |= dict(zip(question.schema.names, question.schema.types, strict=True))
-        types |= {name: group.transformed[name] for name in transformation.columns}
-        self.schema = pa.schema(list(types.items()))
-        finding = ["_late", SEQ, *question.keys, TS, *self.about[len(transformation.about) :]]
-        types["_late"] = pa.bool_()
-        self.out = pa.schema([
-            *((name, types[name]) for name in finding), *training.view.schema(group)
-        ])  # fmt: skip
-
-    def raw(self) -> Iterator[pa.RecordBatch]:
-        """Transformed rows of the whole history: a window may reach back before the span."""
-        for part in self._training.history.parts(about=self.about):
-            self._report.read += part.rows.num_rows
-            self._progress(part.rows.num_rows)
-            yield self._transformation.apply(part.rows).select(self.schema.names)
-
-    def finished(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Rows of the span with the view's columns, and before them what finds their labels."""
-        span = self._training.span
-        for batch in batches:
-            chosen = batch
-            if not span.is_everything:
-                chosen = batch.filter(span.contains(batch.column(TS)))
-            if chosen.num_rows:
-                yield from self._vectors(chosen)
-
-    def _vectors(self, rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-        try:
-            derived = self._transformation.derive(rows)
-        except TransformFailed:  # a row of another version, that this one would have refused
-            if rows.num_rows > 1:
-                middle = rows.num_rows // 2
-                yield from self._vectors(rows.slice(0, middle))
-                yield from self._vectors(rows.slice(middle))
-            return
-        arrays = []
-        for name in self.out.names:
-            plain = name.split(".", 1)[-1]
-            arrays.append(derived[plain] if plain in derived else rows.column(plain))
-        yield pa.RecordBatch.from_arrays(arrays, schema=self.out)
-
-
 def _finished(
-    db: Database,
-    training: Training,
-    rows: _Rows,
-    found: Iterator[pa.RecordBatch],
-    report: TrainingReport,
+    db: Database, training: Training, rows: Sequence[PartRows], how: How, report: TrainingReport
 ) -> Iterator[pa.RecordBatch]:
     """Labels, order and split: the columns of the table, and some that the caller drops."""
     cursor = db.con.cursor()
-    db.feed(cursor, "vectors", rows.out, rows.finished(found))
-    joined, labels = "SELECT * FROM vectors", training.labels
+    joined, columns = _vectors(db, cursor, training, rows, how)
+    labels = training.labels
     if labels is not None:
-        joined = labels.sql(cursor, "vectors", rows.out.names)
+        joined = labels.sql(cursor, f"({joined})", columns)
     if training.parts is not None:
         joined = _split_sql(cursor, joined, training.parts)
     answer = cursor.sql(f"{joined} ORDER BY {TS}, {SEQ}")
@@ -237,6 +200,49 @@ def _finished(
     if labels is not None:
         report.labels_unmatched = labels.unmatched
     cursor.close()
+
+
+def _vectors(
+    db: Database,
+    cursor: duckdb.DuckDBPyConnection,
+    training: Training,
+    rows: Sequence[PartRows],
+    how: How,
+) -> tuple[str, list[str]]:
+    """A query for the view's rows, all parts joined, and the names of its columns."""
+    first, *others = rows
+    for place, part in enumerate(others, start=1):
+        # Whole, before the first begins: both would be at work in the same tables of DuckDB.
+        db.feed(cursor, "part", part.out, part.vectors(db, how, Span.of(None, None)))
+        cursor.execute(f"CREATE TEMP TABLE part{place} AS SELECT * FROM part")
+    db.feed(cursor, "vectors", first.out, first.vectors(db, how, training.span))
+    query, columns = "SELECT * FROM vectors", list(first.out.names)
+    for place, part in enumerate(others, start=1):
+        query = _with_part(query, f"part{place}", part)
+        columns += [name for name in part.out.names if name not in columns]
+    if training.stored is not None:
+        cursor.execute(f"CREATE TEMP TABLE streamed AS {query}")
+        query = training.stored.sql(db, cursor, "streamed", training.as_of)
+        columns += [r.named(c) for r in training.stored.relations for c in r.columns]
+    return query, columns
+
+
+def _with_part(query: str, name: str, part: PartRows) -> str:
+    """The rows that another group of the view has too: those of the same request.
+
+    An id may come again after it was forgotten, so of several the one that arrived next to it.
+    """
+    group = f"{part.group.name}."
+    features = ", ".join(f'p."{column}"' for column in part.out.names if column.startswith(group))
+    keys = [column for column in part.out.names if column.startswith("_row_key")]
+    found = "".join(f", coalesce(v.{key}, p.{key}) AS {key}" for key in keys)
+    replaced = f" EXCLUDE (_late{''.join(f', {key}' for key in keys)})"
+    nearest = "row_number() OVER (PARTITION BY v._seq ORDER BY abs(v._arrival - p._arrival)) = 1"
+    return (
+        f"SELECT v.*{replaced}, v._late OR p._late AS _late{found}, {features} "
+        f"FROM ({query}) v JOIN {name} p ON v._request_id = p._request_id AND v._row = p._row "
+        f"QUALIFY {nearest}"
+    )
 
 
 def _split_sql(cursor: duckdb.DuckDBPyConnection, joined: str, parts: Parts) -> str:

@@ -8,7 +8,6 @@ last bit within the declared tolerance is no difference of everything that follo
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,11 +21,11 @@ from hofflight.replay.plain_columns import exploded
 from hofflight.replay.prepared import SEQ
 from hofflight.replay.transformed import Transformation
 from hofflight.replay.windowed import How, database, windowed
-from hofflight.transform.columns import first_value
+from hofflight.wire.columns import first_value
 from hofflight.wire.parity import WORST_MAX, Difference, Parity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from hofflight.features.group import FeatureGroup
     from hofflight.features.view import View
@@ -56,24 +55,20 @@ class Verification:
     since_us: int | None = None
     sample: float = 1.0
 
-    def run(self, progress: Callable[[int], None] = lambda _: None) -> Parity:
-        """Compare; `progress` is told how many more rows of the log were read.
+    def run(self, parity: Parity, progress: Callable[[int], None] = lambda _: None) -> None:
+        """Compare, and add to `parity`; `progress` is told how many more rows of the log were read.
 
         Raises: SealDamaged (HOF-506), LogCorrupt (HOF-502).
         """
-        started_s = time.monotonic()
-        parity = Parity(self.view.name, self.view.version, self.group.code_hash())
         answers = Answers(self.history, self.group)
         how = How("duckdb", sample=self.sample, tolerances=True)
-        features = [feature.column for feature in self.view.features]
+        features = self.view.columns_of((self.group.name, self.group.version))
         with database(self.settings) as db:
             for batch in answers.windowed(db, how, progress):
                 ours = self._ours(batch)
                 answered = ours.column("_answered")
                 parity.unserved += len(ours) - answered.true_count
                 self._compare(answers, ours.filter(answered), features, parity)
-        parity.seconds = round(time.monotonic() - started_s, 3)
-        return parity
 
     def _ours(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Rows that were sent to this very version, since the moment asked for."""
@@ -84,23 +79,24 @@ class Verification:
         return batch.filter(chosen)
 
     def _compare(
-        self, answers: Answers, rows: pa.RecordBatch, features: list[str], parity: Parity
+        self, answers: Answers, rows: pa.RecordBatch, features: Sequence[str], parity: Parity
     ) -> None:
         if not rows.num_rows:
             return
-        parity.rows += rows.num_rows
+        name = self.group.name
+        parity.parts[name] = parity.parts.get(name, 0) + rows.num_rows
         parity.late += rows.column(_WAS_LATE).true_count
         replayed = answers.replayed(rows)
         wrong = np.zeros(rows.num_rows, bool)
-        for name in (*features, LATE):
-            unequal = ~answers.equal(rows, replayed, name)
+        for feature in (*features, LATE):
+            unequal = ~answers.equal(rows, replayed, feature)
             if not unequal.any():
                 continue
             wrong |= unequal
-            shown = "late" if name == LATE else f"{self.group.name}.{name}"
+            shown = "late" if feature == LATE else f"{name}.{feature}"
             count = int(np.count_nonzero(unequal))
             parity.by_feature[shown] = parity.by_feature.get(shown, 0) + count
-            found = answers.differences(rows, replayed, name, shown, np.flatnonzero(unequal))
+            found = answers.differences(rows, replayed, feature, shown, np.flatnonzero(unequal))
             parity.worst = sorted((*parity.worst, *found), key=lambda d: -d.distance)[:WORST_MAX]
         parity.mismatches += int(np.count_nonzero(wrong))
 

@@ -139,11 +139,13 @@ def _chosen(question: Question, how: How) -> str:
 
 
 def _by_sql(con: duckdb.DuckDBPyConnection, question: Question, how: How) -> Rows:
-    con.execute(f"CREATE TABLE rows AS SELECT * FROM source WHERE {_chosen(question, how)}")
+    con.execute(
+        f"CREATE OR REPLACE TABLE rows AS SELECT * FROM source WHERE {_chosen(question, how)}"
+    )
     engine = SqlEngine(question, how.as_of, tolerances=how.tolerances)
     answers = engine.answer(con, "rows")
     # Kept before anybody sorts it: the join and a sort would hold their memory at the same time.
-    con.execute(f"CREATE TABLE found AS SELECT * FROM rows JOIN {answers} USING ({SEQ})")
+    con.execute(f"CREATE OR REPLACE TABLE found AS SELECT * FROM rows JOIN {answers} USING ({SEQ})")
     con.execute(f"DROP VIEW {answers}")
     con.execute("DROP TABLE rows")
     yield from con.sql("SELECT * FROM found").to_arrow_reader(CHUNK_ROWS)

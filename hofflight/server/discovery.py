@@ -44,6 +44,8 @@ def flight_info(served: Served, views: list[Served]) -> Any:
         "group_version": served.group_version,
         "code_hash": served.code_hash,
         "input_schema": base64.b64encode(schema_message(served.input_schema)).decode(),
+        "keys": _columns(served.keys),
+        "groups": _groups(served),
         "limits": {"rows": limits.request_rows_max, "bytes": limits.message_bytes_max},
         "versions": sorted(other.version for other in views if other.view == served.view),
     }
@@ -85,6 +87,9 @@ def _described(served: Served) -> dict[str, Any]:
         "group_version": served.group_version,
         "code_hash": served.code_hash,
         "labels": list(served.labels),
+        "groups": _groups(served),
+        "on_missing": served.on_missing,
+        "keys": _columns(served.keys),
         "input": _columns(served.input_schema),
         "output": _columns(served.output_schema),
     }
@@ -92,3 +97,10 @@ def _described(served: Served) -> dict[str, Any]:
 
 def _columns(schema: pa.Schema) -> list[dict[str, str]]:
     return [{"name": field.name, "type": str(field.type)} for field in schema]
+
+
+def _groups(served: Served) -> list[str]:
+    """Every group version behind a view, stored ones last."""
+    parts = served.parts or ((served,) if served.group else ())
+    streaming = [f"{part.group}@{part.group_version}" for part in parts]
+    return streaming + [f"{group.name}@{group.version}" for group in served.stored]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from hofflight.transform.columns import batch_of_rows, to_python
 from hofflight.transform.plan import GroupPlan
+from hofflight.wire.columns import batch_of_rows, to_python
 from hofflight.wire.rows import to_batch
 
 if TYPE_CHECKING:

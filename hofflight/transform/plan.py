@@ -15,7 +15,6 @@ from hofflight.errors import TransformFailed
 from hofflight.features.expression import Expression
 from hofflight.features.group import Context
 from hofflight.transform.aggregate import OVERFLOW
-from hofflight.transform.columns import batch_of_rows, first_value, from_python, to_python
 from hofflight.transform.evaluate import evaluate
 from hofflight.transform.row_program import compile_before, compile_derive
 from hofflight.transform.udf_step import run_derived, run_function, with_context
@@ -29,6 +28,7 @@ from hofflight.transform.window_step import (
     push_rows,
     sums_integers,
 )
+from hofflight.wire.columns import batch_of_rows, first_value, from_python, to_python
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

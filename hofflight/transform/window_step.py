@@ -14,8 +14,8 @@ import pyarrow as pa
 from hofflight import limits
 from hofflight.errors import BadEventTime, NullKey
 from hofflight.transform.aggregate import OVERFLOW
-from hofflight.transform.columns import to_python
 from hofflight.transform.evaluate import evaluate
+from hofflight.wire.columns import to_python
 from hofflight.wire.schema import FLOATS
 
 if TYPE_CHECKING:

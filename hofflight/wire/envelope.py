@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 
 from hofflight import limits
-from hofflight.errors import BadMetadata, NotSupported
+from hofflight.errors import BadMetadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ class RequestMeta(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     id: 16 bytes; the same id and payload is answered the same and counted once.
     deadline_ms: from arrival; past it the answer is an error.
     store: False answers each row as if it came next and keeps nothing of it.
-    keys: keys of stored groups (served with the online store).
+    keys: of stored groups, by column: a value for all rows, or a list with one for each.
     ordered: answers must not overtake each other.
     """
 
@@ -40,7 +40,9 @@ class AnswerMeta(msgspec.Struct, omit_defaults=True):
     """Beside an answer batch. `code` is `OK` or an error code; an error's batch has zero rows.
 
     late, status[feature], age_ms[feature]: one value per row, or one for all when they agree.
-    status lists only features that are not OK: OVERFLOW, LATE.
+    status has every stored feature, and those computed ones that are not OK: OVERFLOW, LATE.
+    age_ms has every stored feature; null where there is no row. group_late: of each streaming
+    group, where the view has several; `late` says then whether any of them was.
     """
 
     code: str
@@ -56,6 +58,7 @@ class AnswerMeta(msgspec.Struct, omit_defaults=True):
     error: str = ""
     hint: str = ""
     retry_after_ms: int = 0
+    group_late: dict[str, bool | list[bool]] = {}
 
 
 _request_decoder = msgspec.msgpack.Decoder(RequestMeta)
@@ -84,7 +87,6 @@ def read_request(data: bytes) -> RequestMeta:
 
     Raises:
         BadMetadata: HOF-204.
-        NotSupported: HOF-213, keys of stored groups.
     """
     if not data:
         return NO_META
@@ -101,9 +103,6 @@ def read_request(data: bytes) -> RequestMeta:
     if meta.v != VERSION:
         msg = f"app_metadata has version {meta.v}, this server speaks {VERSION}"
         raise BadMetadata(msg)
-    if meta.keys:
-        msg = "keys= asks for stored features, and no view here has any"
-        raise NotSupported(msg)
     return meta
 
 
@@ -118,6 +117,11 @@ def read_answer(data: bytes) -> AnswerMeta:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         msg = f"the answer's app_metadata does not decode: {error}"
         raise BadMetadata(msg) from error
+
+
+def agreed(values: list[Any]) -> Any:
+    """One value where all are equal, else all: how a column of n travels."""
+    return values[0] if len(set(values)) == 1 else values
 
 
 def write(meta: RequestMeta | AnswerMeta) -> bytes:

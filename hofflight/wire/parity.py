@@ -53,6 +53,10 @@ class Parity:
     rows: answers compared. mismatches: rows with any difference. unserved: rows of the log without
     an answer (DoPut, `ingest`), which there is nothing to compare with. late: compared rows that
     came too late. by_feature: differences of each feature that has any. worst: some of the largest.
+
+    Of a view of several groups, rows are those of the first; parts: how many answers of each group
+    were compared, stored ones included; mismatches: over all parts. unavailable: lookups that the
+    online store did not answer, so that there is nothing to compare.
     """
 
     view: str
@@ -64,6 +68,8 @@ class Parity:
     late: int = 0
     by_feature: dict[str, int] = field(default_factory=dict)
     worst: list[Difference] = field(default_factory=list)
+    parts: dict[str, int] = field(default_factory=dict)
+    unavailable: int = 0
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     explainer: Callable[[bytes | str], list[Explanation]] | None = field(
@@ -95,7 +101,7 @@ class Parity:
         plain = {
             name: getattr(self, name)
             for name in ("view", "version", "code_hash", "rows", "mismatches", "unserved", "late",
-                         "by_feature", "notes", "seconds")
+                         "by_feature", "parts", "unavailable", "notes", "seconds")
         }  # fmt: skip
         return {**plain, "worst": [asdict(difference) for difference in self.worst]}
 

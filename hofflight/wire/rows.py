@@ -60,6 +60,21 @@ def to_batch(rows: Rows, schema: pa.Schema) -> pa.RecordBatch:
     raise BadRows(f"rows cannot be {_name(rows)}", hint=_KINDS)
 
 
+def to_request(rows: Rows | None, schema: pa.Schema) -> pa.RecordBatch:
+    """`to_batch`, of a view that may have no columns of rows: a request for it has none.
+
+    Raises: BadRows (HOF-211), SchemaMismatch (HOF-202).
+    """
+    if rows is None and not len(schema):
+        return pa.RecordBatch.from_pylist([], schema=schema)
+    if rows is None:
+        listed = ", ".join(f"{f.name} {f.type}" for f in schema)
+        raise BadRows("the view needs rows", hint=f"with {listed}")
+    if not len(schema):
+        raise BadRows("the view has stored features only: it takes keys= and no rows")
+    return to_batch(rows, schema)
+
+
 def to_table(rows: Any) -> pa.Table:
     """Rows as a table of whatever columns and types they have; in dicts every name counts.
 

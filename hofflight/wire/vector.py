@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 class Vector:
     """One answer. Columns are named `group.feature`, one row per row asked.
 
-    status: features that are not OK, per feature: a value for all rows or a list (OVERFLOW, LATE).
-    late: per row, whether it came too late to be counted.
-    age_ms: age of each stored feature; empty without stored groups.
+    status: by feature, a value for all rows or a list: every stored feature (PRESENT, NULL,
+    NOT_FOUND, STALE, UNAVAILABLE), and computed ones that are not OK (OVERFLOW, LATE).
+    late: per row, whether it came too late to be counted, in any of the view's groups.
+    age_ms: of each stored feature, since its row holds; None where there is none.
+    group_late: `late` of each streaming group, where the view has several.
     timings_us: where the time went inside the server.
     """
 
@@ -34,6 +36,7 @@ class Vector:
     status: dict[str, Any] = field(default_factory=dict)
     age_ms: dict[str, Any] = field(default_factory=dict)
     timings_us: dict[str, int] = field(default_factory=dict)
+    group_late: dict[str, list[bool]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any] | list[dict[str, Any]]:
         """The only row as a dict; a list of dicts where there are several."""
@@ -84,8 +87,12 @@ class Vector:
 
 def vector_of(batch: pa.RecordBatch, meta: AnswerMeta) -> Vector:
     """The vector of an answer whose code is OK."""
-    late = meta.late if isinstance(meta.late, list) else [meta.late] * batch.num_rows
+
+    def of_each(late: bool | list[bool]) -> list[bool]:
+        return late if isinstance(late, list) else [late] * batch.num_rows
+
     return Vector(
-        batch, meta.id or b"", meta.view, meta.version, meta.code_hash, late,
+        batch, meta.id or b"", meta.view, meta.version, meta.code_hash, of_each(meta.late),
         meta.status, meta.age_ms, meta.timings_us,
+        {group: of_each(late) for group, late in meta.group_late.items()},
     )  # fmt: skip

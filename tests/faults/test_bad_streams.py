@@ -214,11 +214,6 @@ def test_bad_metadata_is_answered_and_the_stream_lives_on(client, meta):
         assert exchange.ask()[1].code == "OK"
 
 
-def test_keys_of_stored_groups_are_answered_as_not_supported(client):
-    with Exchange(client, "echo") as exchange:
-        assert exchange.ask(keys={"customer": 7}, id=b"k" * 16)[1].code == "HOF-213"
-
-
 def test_a_compressed_body_is_answered_with_the_fix(client):
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with Exchange(client, "echo", schema=None) as exchange:

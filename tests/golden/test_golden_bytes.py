@@ -13,7 +13,7 @@ import pytest
 import hofflight as hof
 from hofflight.eventlog.frames import MAGIC, decode_entry, read_frames
 from hofflight.eventlog.local import LogReader
-from hofflight.transform.columns import to_python
+from hofflight.wire.columns import to_python
 from hofflight.wire.envelope import AnswerMeta, RequestMeta, read_answer, read_request, write
 from hofflight.wire.ipc import BatchReader, RowWriter
 

@@ -217,6 +217,7 @@ def test_describe_shows_groups_views_and_columns(filled):
         "view": "fraud@1",
         "features": ["card_tx@1.n_10m", "card_tx@1.amount"],
         "labels": ["is_fraud"],
+        "on_missing": "mark",
     }
     assert "count().over(10m) -> int64" in table
 

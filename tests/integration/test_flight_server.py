@@ -180,7 +180,7 @@ def test_flight_info_has_output_schema_input_schema_versions_and_limits(client):
     assert told == {
         "view": "echo", "version": 2, "group": "g", "group_version": 3, "code_hash": "c0de",
         "limits": {"rows": limits.request_rows_max, "bytes": limits.message_bytes_max},
-        "versions": [1, 2],
+        "versions": [1, 2], "groups": ["g@3"], "keys": [],
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 from hofflight.cli import main, output
 from hofflight.cli.registration import change_lines
 from hofflight.errors import InvalidName, Overloaded, SettingsError
-from hofflight.features.registry import Change
+from hofflight.features.records import Change
 
 
 def test_json_is_one_line_with_bytes_as_hex(capsys):

@@ -10,11 +10,11 @@ import hofflight as hof
 from hofflight.errors import (
     AnsweredTooLate,
     BadEventTime,
+    BadKeys,
     BadRequest,
     CodeNotLoaded,
     DeadlinePassed,
     HofError,
-    NotSupported,
     NullKey,
     SchemaMismatch,
     TieLimit,
@@ -265,11 +265,11 @@ def test_a_registered_group_whose_code_is_not_loaded_says_how_to_load_it(stores,
     assert app.vector("g", event(7, 0)).to_dict()["g.n"] == 1
 
 
-def test_stored_keys_are_refused_until_there_are_stored_groups(stores, group, event):
+def test_stored_keys_are_refused_by_a_view_without_stored_groups(stores, group, event):
     """What is asked for is never silently left out."""
     app = stores.open(group())
 
-    with pytest.raises(NotSupported, match="HOF-213"):
+    with pytest.raises(BadKeys, match="HOF-216"):
         app.vector("g", event(7, 0), keys={"customer": 1})
 
 

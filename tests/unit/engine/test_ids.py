@@ -4,8 +4,8 @@ import uuid
 
 import pytest
 
-from hofflight.engine.ids import RequestIds
 from hofflight.errors import BadMetadata, IdReused, NullKey
+from hofflight.eventlog.ids import RequestIds
 from hofflight.settings import EngineSettings
 
 ONE, TWO = uuid.UUID(int=1), uuid.UUID(int=2)

@@ -181,10 +181,10 @@ def test_a_newer_format_is_refused(path):
     with closing(Registry(path)):
         pass
     with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 3")
+        db.execute("PRAGMA user_version = 4")
 
     for read_only in (True, False):
-        with pytest.raises(StoreFormat, match=r"HOF-503.*format 3.*upgrade"):
+        with pytest.raises(StoreFormat, match=r"HOF-503.*format 4.*upgrade"):
             Registry(path, read_only=read_only)
 
 
@@ -307,4 +307,4 @@ def test_a_migration_that_was_killed_is_ended_by_the_next_start(path):
         assert registry.group("card_tx").full is None
     with closing(Registry(path)) as registry:
         assert save(registry, make_group()).full == make_group().schema
-    assert columns_of_groups(path)[1] == 2
+    assert columns_of_groups(path)[1] == 3

@@ -70,8 +70,10 @@ WRONG = [
     ("version as text", ["card_tx@new.n"], InvalidView, ["'card_tx@new.n'"]),
     ("twice", ["card_tx.n", "card_tx@2.n"], InvalidView, ["card_tx@2.n", "more than once"]),
     ("twice by star", ["card_tx.*", "card_tx.n"], InvalidView, ["more than once"]),
-    ("two groups", ["card_tx.n", "shop_tx.n"], InvalidView, ["card_tx", "shop_tx", "exactly one"]),
-    ("two versions", ["card_tx@1.n", "card_tx@2.n"], InvalidView, ["exactly one"]),
+    ("two versions", ["card_tx@1.n", "card_tx@2.d"], InvalidView,
+     ["'fraud'", "card_tx@1", "card_tx@2", "one version"]),
+    ("the newest and another", ["shop_tx.n", "card_tx.n", "card_tx@1.d"], InvalidView,
+     ["card_tx@2", "card_tx@1", "one version"]),
 ]  # fmt: skip
 
 

@@ -113,11 +113,11 @@ class Store:
 
     def seal(self, **options):
         """Seal, with options that the verb of the store does not have."""
-        from hofflight.replay.offline import _sorting
+        from hofflight.replay.histories import sorting_of
         from hofflight.replay.seal import seal
 
         records = self.app.offline().records("g.1")
-        versions = {record.version: _sorting(record) for record in records}
+        versions = {record.version: sorting_of(record) for record in records}
         return seal(self.log, self.sealed, versions, **options)
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hofflight.errors import BadMetadata, HofError, NotSupported
+from hofflight.errors import BadMetadata, HofError
 from hofflight.wire.envelope import AnswerMeta, RequestMeta, read_answer, read_request, write
 
 ID = bytes(range(16))
@@ -86,10 +86,11 @@ def test_metadata_past_its_limit_is_refused_unread():
         read_request(b"\x80" * 2**20)
 
 
-def test_keys_of_stored_groups_are_not_served_yet():
-    """It says so, instead of ignoring what was asked."""
-    with pytest.raises(NotSupported, match="HOF-213"):
-        read_request(packed({"keys": {"customer": 7}}))
+def test_keys_of_stored_groups_come_as_they_were_sent():
+    """Whoever knows the view's keys checks them."""
+    keys = {"customer": 7, "account": ["a", "b"]}
+
+    assert read_request(packed({"keys": keys})).keys == keys
 
 
 @given(st.binary(max_size=64))

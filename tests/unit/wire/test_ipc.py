@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hofflight.errors import HofError, MalformedBatch, TooLarge
-from hofflight.transform.columns import to_python
+from hofflight.wire.columns import to_python
 from hofflight.wire.ipc import (
     BatchReader,
     RowWriter,

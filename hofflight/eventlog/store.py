@@ -1,0 +1,61 @@
+"""A store directory: where things are in it, and the mark that says that it is one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from hofflight.errors import StoreFormat
+from hofflight.eventlog.directory import whole_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STORE_FORMAT: Final = 1
+
+
+class Store:
+    """Where things are in a store directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.mark = path / "hofflight.json"
+        self.lock = path / "lock"
+        self.registry = path / "registry.sqlite"
+        self.log = path / "log"
+        self.snapshots = path / "snapshots"
+        self.sealed = path / "sealed"
+        self.labels = path / "labels"
+        self.stored = path / "stored"
+        self.online = path / "online"
+        self.datasets = path / "datasets"
+
+    def require(self, *, create: bool) -> None:
+        """Check that the directory is a store of this release, making one if it may.
+
+        Raises: StoreFormat (HOF-503).
+        """
+        if self.mark.exists():
+            found = self._format()
+            if found != STORE_FORMAT:
+                msg = f"the store has format {found}, this release reads {STORE_FORMAT}"
+                raise StoreFormat(msg, hint="upgrade hofflight")
+            return
+        is_empty = not self.path.exists() or not any(self.path.iterdir())
+        if not create or not is_empty:
+            msg = f"{self.path.name!r} is not a store"
+            raise StoreFormat(msg, hint="name an empty or new directory, or a store")
+        self.path.mkdir(parents=True, mode=0o700, exist_ok=True)
+        with whole_file(self.mark) as fresh:  # a crash must not leave half a mark
+            fresh.write_bytes(orjson.dumps({"format": STORE_FORMAT}))
+
+    def _format(self) -> object:
+        try:
+            mark = orjson.loads(self.mark.read_bytes())
+        except orjson.JSONDecodeError:
+            mark = None
+        if not isinstance(mark, dict) or "format" not in mark:
+            msg = f"{self.mark.name} of {self.path.name!r} is damaged"
+            raise StoreFormat(msg, hint=f'if it was a store, it held {{"format": {STORE_FORMAT}}}')
+        return mark["format"]

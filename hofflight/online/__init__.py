@@ -1,0 +1,1 @@
+"""STORED FEATURES: the newest row of every key, in LMDB or Redis, and how requests look it up."""
