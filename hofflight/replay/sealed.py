@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hofflight.errors import SealDamaged
-from hofflight.eventlog.directory import whole_file
 from hofflight.replay.logged import ANSWER, BESIDE, logged_schema, number_of, selected
+from hofflight.replay.manifests import read_manifest, write_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -75,16 +75,7 @@ class SealedLog:
 
         Raises: SealDamaged (HOF-506).
         """
-        try:
-            found = msgspec.json.decode(self.path.read_bytes(), type=Manifest)
-        except FileNotFoundError:
-            return Manifest()
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            msg = f"the manifest of the sealed log {self.name} is damaged: {error}"
-            raise SealDamaged(msg, hint="restore manifest.json from a backup") from error
-        if found.format != FORMAT:
-            msg = f"the manifest of {self.name} has format {found.format}, this reads {FORMAT}"
-            raise SealDamaged(msg, hint="upgrade hofflight")
+        found = read_manifest(self.path, Manifest, f"the sealed log {self.name}")
         self._check(found)
         return found
 
@@ -96,9 +87,8 @@ class SealedLog:
             return 0
 
     def publish(self, manifest: Manifest) -> None:
-        """Make a manifest the one that counts: durable, then in place by one rename."""
-        with whole_file(self.path) as fresh:
-            fresh.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        """Make a manifest the one that counts."""
+        write_manifest(self.path, manifest)
 
     def read(
         self, file: SealedFile, raw: pa.Schema, full: pa.Schema | None, columns: Sequence[str]

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hofflight.errors import SealDamaged
-from hofflight.eventlog.directory import whole_file
 from hofflight.online.slots import Commits
+from hofflight.replay.manifests import read_manifest, write_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,23 +82,12 @@ class StoredHistory:
 
         Raises: SealDamaged (HOF-506).
         """
-        try:
-            found = msgspec.json.decode(self.path.read_bytes(), type=StoredManifest)
-        except FileNotFoundError:
-            return StoredManifest()
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            msg = f"the manifest of {self.directory.name} is damaged: {error}"
-            raise SealDamaged(msg, hint="restore manifest.json from a backup") from error
-        if found.format != FORMAT:
-            msg = f"the manifest of {self.directory.name} has format {found.format}"
-            raise SealDamaged(msg, hint="upgrade hofflight")
-        return found
+        return read_manifest(self.path, StoredManifest, self.directory.name)
 
     def publish(self, manifest: StoredManifest) -> None:
         """Make a manifest the one that counts."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with whole_file(self.path) as fresh:
-            fresh.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        write_manifest(self.path, manifest)
 
     def file(self, load: int) -> Path:
         """Where the rows of a load are."""
