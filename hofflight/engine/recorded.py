@@ -50,7 +50,8 @@ def recorded_answer(entry: Entry, request: Request, runner: Runner) -> Answer | 
         return Answer(again, entry.answer_head, entry.answer_body)
     beside = request.beside
     if beside is not None:
-        beside = beside.recall(meta.joined)
+        is_same = (meta.view, meta.view_version) == (served.view, served.version)
+        beside = beside.recall(meta.joined if is_same else [])
         again.status = {**again.status, **beside.status}
         again.age_ms = beside.age_ms
     full = runner.full_reader.read_batch(entry.answer_head, entry.answer_body)

@@ -38,12 +38,12 @@ class RowLayouts:
     def __init__(self, parts: Sequence[tuple[Packing, Sequence[int]]]) -> None:
         self._parts = parts
         # Two texts in a row share out its size as they like: such rows are read one by one.
-        self._is_known = all(len(packing.texts) <= 1 for packing, _ in parts)
+        self._is_known = bool(parts) and all(len(packing.texts) <= 1 for packing, _ in parts)
         chosen = [(packing, place) for packing, places in parts for place in places]
         at = list(enumerate(chosen))
         self._strings = [i for i, (packing, place) in at if place in packing.strings]
         self._bools = [i for i, (packing, place) in at if place in packing.bools]
-        self._layouts: dict[tuple[int, ...], _Layout | None] = {}
+        self._layouts: dict[tuple[int, ...], _Layout] = {}
 
     def read(self, rows: Sequence[bytes]) -> tuple[tuple[int, ...], list[Any]] | None:
         """Event times of the rows, and the chosen values of all of them.
@@ -53,13 +53,14 @@ class RowLayouts:
         if not self._is_known:
             return None
         sizes = tuple(map(len, rows))
-        if sizes not in self._layouts:
+        layout = self._layouts.get(sizes)
+        if layout is None:
+            layout = self._learned(sizes)
+            if layout is None:
+                return None
             if len(self._layouts) >= limits.layouts_max:
                 self._layouts.clear()
-            self._layouts[sizes] = self._learned(sizes)
-        layout = self._layouts[sizes]
-        if layout is None:
-            return None
+            self._layouts[sizes] = layout
         fields = layout.unpack(b"".join(rows))
         if layout.fixed(fields) != layout.expected:
             return None

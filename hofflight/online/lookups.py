@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _CLOSE_S: Final = 1.0
+_CLOSED: Final = "the online store is closed"
 _events = Events("hofflight.online")
 
 
@@ -64,8 +65,11 @@ class Lookups:
         timeout_s = self._timeout_s if left_s is None else min(self._timeout_s, left_s)
         if self._is_on_loop():
             self._begin(keys, timeout_s, done)
-        else:
+            return
+        try:
             self._own_loop().call_soon_threadsafe(self._begin, keys, timeout_s, done)
+        except RuntimeError:  # the loop was closed
+            done(self._unavailable(OnlineUnavailable(_CLOSED)))
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """What a verb of the store gives; waits for it, so never on the loop itself.
@@ -74,7 +78,11 @@ class Lookups:
         """
         if not self.store.waits:
             return driven(coroutine)
-        return asyncio.run_coroutine_threadsafe(coroutine, self._own_loop()).result()
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, self._own_loop()).result()
+        except RuntimeError:  # the loop was closed
+            coroutine.close()
+            raise OnlineUnavailable(_CLOSED) from None
 
     def metrics(self) -> dict[str, float]:
         """The store's metrics by full name."""

@@ -18,9 +18,12 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from hofflight.errors import (
     Draining,
     HofError,
+    Indefinite,
     InternalError,
     StoredUnavailable,
     TooLarge,
@@ -165,7 +168,8 @@ class _View:
         arrival_us = self.clock.wall_us()
         # 1. what would be refused is refused, before any group counts it
         rows = self.plan.rows(request.head, request.body)
-        keys = self.plan.keys_of(rows, request.keys)
+        # Events without answers look nothing up.
+        keys = self.plan.keys_of(rows, request.keys) if request.wants_answer else [[]]
         if not keys:
             raise TooLarge("a request has one row or one key at least")
         is_direct = self._is_direct and request.wants_answer
@@ -194,13 +198,28 @@ class _View:
         return True
 
     def _recalled(self, request: Request, keys: Keys, records: list[JoinRecord]) -> Beside:
-        """What was recorded for this id, while this request was on its way."""
-        assert request.beside is not None
-        if not records:
-            return request.beside
-        require_same_keys(request, records, keys)
+        """What was recorded for this id, while this request was on its way.
+
+        `records` is empty where that was under another view: then what was found now is recorded.
+
+        Raises: IdReused (HOF-208), StoredMissing (HOF-217), StorageFailed (HOF-304).
+        """
+        beside, record = request.beside, request.record
+        assert beside is not None
+        assert record is not None
+        if records:
+            require_same_keys(request, records, keys)
+        else:
+            numbers = [record.number]
+            mine = [msgspec.structs.replace(one, numbers=numbers) for one in beside.records]
+            records = (
+                mine if self.log.add(request, mine) else self.log.recorded(request, keys) or []
+            )
         part = self.plan.stored_part(records)
-        return Beside(part.values, part.status, part.age_ms, records, request.beside.recall)
+        error = policy_error(request.served, part.missing)
+        if error is not None:
+            raise error
+        return Beside(part.values, part.status, part.age_ms, records, beside.recall)
 
 
 class _Joining:
@@ -235,7 +254,7 @@ class _Joining:
         if len(self.requests) > 1:
             for part in self.requests:
                 worker.check(part)
-        if request.store:
+        if request.store and request.wants_answer:
             self.records = self.view.log.recorded(request, self.keys)
         # 2. the lookup starts, and beside it every streaming group answers
         has_stored = bool(request.served.stored)
@@ -297,27 +316,35 @@ class _Joining:
         values: list[Any] = [answer.values for answer in answers]
         joined = plan.joined(values, self.records)
         stored = joined.stored
-        meta.status = {**meta.status, **stored.status} if meta.status else stored.status
-        meta.age_ms = stored.age_ms
-        error = policy_error(request.served, stored.missing) if stored.missing else None
-        if error is not None:
-            meta.code, meta.error, meta.hint = error.code, error.message, error.hint
+        error = policy_error(request.served, stored.missing)
         # 3. what was looked up goes into the view's log
         keeps = is_new and request.store and not isinstance(error, StoredUnavailable)
-        if keeps and not log.add(request, meta, self.records):
+        if keeps and not log.add(request, self.records, error):
             # Another of this id was first: its answer is the answer.
             self.records = log.recorded(request, self.keys)
             self._join()
             return
         # 4. the vector leaves
+        meta.status = {**meta.status, **stored.status} if meta.status else stored.status
+        meta.age_ms = stored.age_ms
         meta.timings_us["lookup"] = int((self.looked_up_s - self.started_s) * 1e6)
         answer = Answer(meta, joined.head, joined.body)
         if error is not None:
+            meta.code, meta.error, meta.hint = error.code, error.message, error.hint
             answer = Answer(meta, *self.view.empty)
-        if keeps and not log.log.is_durable_at_once:
-            log.log.when_durable(lambda: request.finish(answer))
+        if request.store and not log.log.is_durable_at_once:
+            log.log.when_durable(lambda: self._finish_durable(answer))
         else:
             request.finish(answer)
+
+    def _finish_durable(self, answer: Answer) -> None:
+        """After a sync; where that failed, nobody knows what a power loss would leave."""
+        failed = self.view.log.log.failed
+        if failed:
+            error = Indefinite(failed, hint="ask again when the server restarted")
+            _refuse(self.request, error)
+        else:
+            self.request.finish(answer)
 
     def _recorded_beside(self) -> list[JoinRecord] | None:
         """What stands in the group's own record of this id, answered under this view before.

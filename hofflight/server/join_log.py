@@ -9,6 +9,7 @@ from hofflight.errors import HofError, IdReused, by_code
 from hofflight.eventlog.ids import RequestIds
 from hofflight.eventlog.joins import decode_joins, encode_joins
 from hofflight.eventlog.protocol import Entry, EntryMeta
+from hofflight.wire.envelope import OK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from hofflight.eventlog.joins import JoinRecord
     from hofflight.eventlog.protocol import EventLog, Request
     from hofflight.settings import EngineSettings
-    from hofflight.wire.envelope import AnswerMeta
 
 
 class JoinLog:
@@ -48,20 +48,23 @@ class JoinLog:
             raise by_code().get(entry.meta.code, HofError)(entry.meta.error)
         return records
 
-    def add(self, request: Request, meta: AnswerMeta, records: Sequence[JoinRecord]) -> bool:
+    def add(
+        self, request: Request, records: Sequence[JoinRecord], error: HofError | None = None
+    ) -> bool:
         """Keep what an answer was joined from; False if another one of this id was first.
 
         Raises: StorageFailed (HOF-304).
         """
         head, body = encode_joins(records)
         served, arrival_us = request.served, records[0].asked_us
+        code, text = (OK, "") if error is None else (error.code, error.message)
         with self._lock:
             if self.ids.find(request.id) is not None:
                 return False
             number = self.log.last_number() + 1
             about = EntryMeta(
                 number, arrival_us, request.id, len(records), served.view, served.version,
-                served.version, served.code_hash, meta.code, answered=False, error=meta.error,
+                served.version, served.code_hash, code, answered=False, error=text,
             )  # fmt: skip
             (position,) = self.log.append([Entry(about, head, body, b"", b"")])
             self.ids.add(request.id, position, number=number, arrival_us=arrival_us)

@@ -105,8 +105,8 @@ class JoinPlan:
         self._all_present = dict.fromkeys(self._stored_names, PRESENT)
         ttls = [stored.ttl_us for stored in self.stored]
         self._ttls = [_FOR_EVER if t is None else t for t in ttls] if any(ttls) else []
-        self._page: bytes | None = None
-        self._loads: list[Commits | None] = []
+        # The newest page of loads, and what it says of each group; in one step, for other threads.
+        self._seen: tuple[bytes | None, list[Commits | None]] = (None, [])
 
     # --- 1. split ---
 
@@ -183,14 +183,15 @@ class JoinPlan:
         page = None if isinstance(found, OnlineUnavailable) or not found else found[0]
         if page is None:
             return None
-        if page != self._page:
+        seen = self._seen
+        if page != seen[0]:
             try:
                 groups = read_commits(page)
             except StoredUnreadable:
                 return None
-            self._loads = [groups.get(stored.group.label) for stored in self.stored]
-            self._page = page
-        return self._loads
+            seen = (page, [groups.get(stored.group.label) for stored in self.stored])
+            self._seen = seen
+        return seen[1]
 
     # --- 4. joined ---
 
