@@ -48,7 +48,8 @@ def metadata_of(template: RequestMeta, batch: pa.RecordBatch, left_s: float) -> 
         raise BadMetadata(f"keys cannot travel: {error}") from None
     if len(metadata) > limits.metadata_bytes_max:
         raise BadMetadata(
-            f"keys make {len(metadata)} bytes of metadata, at most {limits.metadata_bytes_max}"
+            f"keys make {len(metadata)} bytes of metadata, at most {limits.metadata_bytes_max}",
+            hint="ask in several requests",
         )
     return metadata
 

@@ -35,6 +35,7 @@ from hofflight.errors import (
 )
 from hofflight.wire import envelope
 from hofflight.wire.envelope import RequestMeta
+from hofflight.wire.keys import plain_keys
 from hofflight.wire.rows import Rows, to_request
 from hofflight.wire.vector import Vector, vector_of
 
@@ -87,7 +88,7 @@ class Session:
         id_ = checked_id(request_id)
         deadline_s = self._deadline_s(deadline_ms)
         path = path_of(view, version)
-        template = RequestMeta(id=id_, store=store, keys=dict(keys) if keys else None)
+        template = RequestMeta(id=id_, store=store, keys=plain_keys(keys) if keys else None)
 
         def ask(batch: pa.RecordBatch) -> Steps[Vector]:
             return self._persist(partial(self._exchange, path, batch, template), deadline_s)

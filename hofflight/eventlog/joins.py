@@ -9,6 +9,7 @@ an event log like any other, so it is synced, sealed, trimmed and read like one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -68,14 +69,19 @@ def is_join_stream(name: str) -> bool:
 
 pack_join: Final = msgspec.msgpack.Encoder().encode
 _decoder: Final = msgspec.msgpack.Decoder(JoinRecord)
-_writer: Final = RowWriter(JOIN_SCHEMA)
+
+
+@cache
+def _writer() -> RowWriter:
+    """Made when the first record is: its template takes pyarrow half a second (pandas)."""
+    return RowWriter(JOIN_SCHEMA)
 
 
 def encode_joins(records: Sequence[JoinRecord]) -> tuple[bytes, bytes]:
     """Head and body of a request's records."""
     packed = [pack_join(record) for record in records]
     if len(packed) == 1:
-        return _writer.write(packed)
+        return _writer().write(packed)
     return encode_batch(pa.RecordBatch.from_arrays([pa.array(packed, pa.binary())], [JOINED]))
 
 

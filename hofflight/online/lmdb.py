@@ -7,6 +7,7 @@ a commit is on the disk before it returns.
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -26,6 +27,8 @@ _T = TypeVar("_T")
 _SPARE_SNAPSHOTS: Final = 16  # kept to be used again, without holding on to any data
 _READERS_MAX: Final = 1_024
 _TRIES: Final = 3
+# How long lookups go on in a file that was removed or replaced: asking costs as much as a lookup.
+_CHECK_S: Final = 1.0
 
 
 class LmdbStore:
@@ -41,10 +44,13 @@ class LmdbStore:
         self, directory: Path, settings: OnlineSettings, *, read_only: bool = False
     ) -> None:
         self._directory = directory
+        self._data = directory / "data.mdb"
         self._map_bytes = settings.map_bytes
         self._read_only = read_only
         self._lock = threading.Lock()
         self._environment: lmdb.Environment | None = None
+        self._file: tuple[int, int] | None = None
+        self._check_at_s = 0.0
         self._is_closed = False
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -56,7 +62,7 @@ class LmdbStore:
         Raises: OnlineUnavailable (HOF-510).
         """
         environment = self._environment
-        if environment is not None:
+        if environment is not None and time.monotonic() < self._check_at_s:
             with suppress(lmdb.Error), environment.begin() as snapshot:
                 return list(map(snapshot.get, keys))
 
@@ -97,8 +103,8 @@ class LmdbStore:
 
     def _run(self, work: Callable[[lmdb.Environment], _T]) -> _T:
         """What `work` gives; tried again, since the map may have been replaced under it."""
-        environment = self._environment or self._open()
         for _ in range(_TRIES):
+            environment = self._current()
             try:
                 return work(environment)
             except lmdb.MapFullError as error:
@@ -118,20 +124,32 @@ class LmdbStore:
         """
         with self._lock:
             if self._environment is not environment:
-                msg = "the online store is closed"
-                raise OnlineUnavailable(msg)
+                return
             with suppress(lmdb.Error):  # what is wrong comes out at the next try
                 if environment.info()["map_size"] < _used_bytes(environment):
                     environment.set_mapsize(0)
 
-    def _open(self) -> lmdb.Environment:
+    def _current(self) -> lmdb.Environment:
+        """The environment of the file that is there now."""
         with self._lock:
             if self._is_closed:
                 msg = "the online store is closed"
                 raise OnlineUnavailable(msg)
+            if self._environment is not None and self._file != self._file_now():
+                # Snapshots of other threads hold on to it; the last one closes it.
+                self._environment = None
             if self._environment is None:
                 self._environment = self._opened()
+                self._file = self._file_now()
+            self._check_at_s = time.monotonic() + _CHECK_S
             return self._environment
+
+    def _file_now(self) -> tuple[int, int] | None:
+        try:
+            found = self._data.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _opened(self) -> lmdb.Environment:
         try:
@@ -150,7 +168,7 @@ class LmdbStore:
             # Reading behind the end of a mapped file is no error but the death of the process.
             # A commit writes its pages before it says how many there are: a whole file has them.
             used = _used_bytes(environment)
-            size = (self._directory / "data.mdb").stat().st_size
+            size = self._data.stat().st_size
         except (lmdb.Error, OSError) as error:
             msg = f"the online store cannot be opened: {_in_words(error)}"
             raise OnlineUnavailable(msg) from error

@@ -111,8 +111,9 @@ def _of_numbers(con: Any) -> dict[str, Any]:
     quartiles = ", ".join(f"quantile_cont(x, {quarter})" for quarter in _QUARTERS)
     values = one_row(
         con,
-        f"SELECT min(x), max(x), avg(x), stddev_samp(x), {quartiles} FROM "
-        "(SELECT value::DOUBLE AS x FROM one) WHERE isfinite(x)",
+        f"SELECT min(x), max(x), avg(x), stddev_samp(x - least), {quartiles} FROM "
+        # Squares of numbers far from zero lose what tells these apart: count from the least.
+        "(SELECT value::DOUBLE AS x, min(x) OVER () AS least FROM one WHERE isfinite(x))",
     )
     plain = (v if v is None or math.isfinite(v) else None for v in values)
     return dict(zip(names, plain, strict=True))

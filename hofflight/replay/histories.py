@@ -83,6 +83,11 @@ class Histories:
 
         Raises: UnknownView (HOF-201), there is none, or it is a streaming group.
         """
+        stored = self.registry.stored_groups()
+        names = {group.name for group in stored} | {g.name for g in self.registry.groups()}
+        if name not in names:
+            known = [f"{group.name}@{group.version}" for group in stored]
+            raise UnknownView(f"no group {name!r} is registered; of stored ones there are {known}")
         found = self.registry.any_group(name, version)
         if not isinstance(found, StoredGroup):
             msg = f"{name!r} is a streaming group: its rows are events"

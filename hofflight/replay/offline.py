@@ -135,6 +135,9 @@ class Offline(Histories):
         file = path or self.folders.datasets / f"{name}.{number}.parquet"
         if file.suffix != ".parquet":
             raise BadRange(f"a training dataset is a .parquet file, not {file.name!r}")
+        if taken := [d for d in self.registry.datasets() if d.file == str(file.resolve())]:
+            msg = f"{file.name!r} is the file of dataset {taken[0].name}@{taken[0].version}"
+            raise BadRange(msg, hint="name another path")
         found = self.view(*view)
         # Before the rows are read: a load that is committed meanwhile may be in it or not.
         stored = [self.stored_group(*group) for group in found.stored]
@@ -309,8 +312,9 @@ class Offline(Histories):
     ) -> StoredVerification:  # fmt: skip
         join = self._stored_join(view, every=True)
         assert join is not None
+        streams = tuple(self.history(*group) for group in view.streaming)
         return StoredVerification(
-            join.joins, join.relations, self._settings, since_us, sample, request_id
+            join.joins, streams, join.relations, self._settings, since_us, sample, request_id
         )
 
     def _explained(

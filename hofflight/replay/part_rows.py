@@ -11,7 +11,7 @@ from hofflight.replay.logged import ABOUT
 from hofflight.replay.prepared import SEQ, TS
 from hofflight.replay.transformed import Transformation
 from hofflight.replay.windowed import windowed
-from hofflight.wire.keys import KeyCodec
+from hofflight.wire.keys import encode_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,8 +28,8 @@ class PartRows:
     """Rows into the windows and out of them.
 
     `schema`: what goes in. `out`: `_late`, `_seq`, the prepared key, `_ts`, `about`, for each
-    stored group of the view `_row_key0`, ... (the key that these rows give, or null), then the
-    view's columns of this group, named as in its vector.
+    stored group of the view the parts of its key, `_row_key0_0`, ... (null where these rows do not
+    have it), then the view's columns of this group, named as in its vector.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class PartRows:
         self.group = group
         self.read = 0
         self._progress = progress
-        self._keys = [_RowKey(each, group) for each in stored]
+        self._keys = [_RowKey(each, place, group) for place, each in enumerate(stored)]
         features = view.columns_of((group.name, group.version))
         read = {name for key in self._keys for name in key.columns}
         self._transformation = Transformation(group, {*features, *read})
@@ -61,7 +61,7 @@ class PartRows:
         self._finding = ["_late", SEQ, *self.question.keys, TS, *about]
         self.out = pa.schema([
             *((name, types[name]) for name in self._finding),
-            *((f"_row_key{place}", pa.binary()) for place in range(len(self._keys))),
+            *((name, pa.binary()) for key in self._keys for name in key.names),
             *((full, group.schema.field(name).type) for full, name in self._features.items()),
         ])  # fmt: skip
 
@@ -91,22 +91,26 @@ class PartRows:
                 yield from self._vectors(rows.slice(middle))
             return
         arrays = [rows.column(name) for name in self._finding]
-        arrays += [key.of(rows) for key in self._keys]
+        for key in self._keys:
+            arrays += key.parts_of(rows)
         for name in self._features.values():
             arrays.append(derived[name] if name in derived else rows.column(name))
         yield pa.RecordBatch.from_arrays(arrays, schema=self.out)
 
 
 class _RowKey:
-    """The key of a stored group out of a streaming group's raw columns, where it is there."""
+    """What a streaming group's raw columns have of a stored group's key."""
 
-    def __init__(self, stored: StoredGroup, group: FeatureGroup) -> None:
-        self._codec = KeyCodec(stored.key_schema)
-        is_there = set(stored.key) <= set(group.input.names)
-        self.columns = stored.key if is_there else ()
+    def __init__(self, stored: StoredGroup, place: int, group: FeatureGroup) -> None:
+        self._parts = list(stored.key_schema)
+        self.names = [f"_row_key{place}_{part}" for part in range(len(self._parts))]
+        self.columns = [name for name in stored.key if name in group.input.names]
 
-    def of(self, rows: pa.RecordBatch) -> pa.Array:
-        """The key of each row; null where the rows do not have it."""
-        if not self.columns:
-            return pa.nulls(rows.num_rows, pa.binary())
-        return self._codec.encode_columns([rows.column(name) for name in self.columns])
+    def parts_of(self, rows: pa.RecordBatch) -> list[pa.Array]:
+        """The parts of each row's key; null where the rows do not have them."""
+        return [
+            encode_part(rows.column(part.name), part.type)
+            if part.name in self.columns
+            else pa.nulls(rows.num_rows, pa.binary())
+            for part in self._parts
+        ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
-from hofflight.wire.keys import KeyCodec
+from hofflight.wire.keys import KEY_BYTES_MAX, KeyCodec, bounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,6 +70,23 @@ class StoredRelation:
         con.register(f"list{self.place}", loads)
         con.execute(f"CREATE TEMP TABLE {self.loads} AS SELECT * FROM list{self.place}")
 
+    def row_key(self) -> str:
+        """The key that a row's own columns give; null where a part is."""
+        names = [f"v._row_key{self.place}_{part}" for part in range(len(self.group.key))]
+        key = " || ".join(names)
+        size = " + ".join(f"octet_length({name})" for name in names)
+        return f"CASE WHEN {size} <= {KEY_BYTES_MAX} THEN {key} ELSE bounded_key({key}) END"
+
+    def known_since(self, moment: str) -> str:
+        """`since` and `load`: the newest load of all that were committed, or visible, by then.
+
+        Loads may share a microsecond, and the clock may be set back between two of them.
+        """
+        return (
+            f"SELECT {moment} AS since, max(max(load)) OVER (ORDER BY {moment}) AS load "
+            f"FROM {self.loads} WHERE {moment} > 0 GROUP BY {moment}"
+        )
+
     def winners(self) -> str:
         """Rows that were the newest of their key once their load was committed, and until when.
 
@@ -113,16 +130,16 @@ class StoredJoin:
     def sql(self, db: Database, con: duckdb.DuckDBPyConnection, source: str, as_of: AsOf) -> str:
         """A query that adds the stored columns to the rows of `source`.
 
-        Those have `_seq`, `_ts`, `_arrival` and, for each stored group, `_row_key0`, ...: the key
-        that their own columns give, or null.
+        Those have `_seq`, `_ts`, `_arrival` and, for each stored group, `_row_key0_0`, ...: the
+        parts of the key that their own columns give, or null.
         """
         for relation in self.relations:
             relation.create(db, con)
         db.feed(con, "join_records", self.joins.schema(), self.joins.batches())
         con.execute("CREATE TEMP TABLE joins AS SELECT * FROM join_records")
+        con.create_function("bounded_key", bounded, ["BLOB"], "BLOB")
         keys = ", ".join(
-            f"coalesce(j._key{r.place}, v._row_key{r.place}) AS _stored_key{r.place}, "
-            f"j._as_of{r.place}"
+            f"coalesce(j._key{r.place}, {r.row_key()}) AS _stored_key{r.place}, j._as_of{r.place}"
             for r in self.relations
         )
         query = (
@@ -139,7 +156,7 @@ class StoredJoin:
         known = (
             f"SELECT q.*, CASE WHEN q._as_of{place} IS NULL THEN coalesce(l.load, 0) "
             f"ELSE q._as_of{place} END AS _known{place} FROM ({rows}) q "
-            f"ASOF LEFT JOIN {relation.loads} l ON q._asked >= l.committed"
+            f"ASOF LEFT JOIN ({relation.known_since('committed')}) l ON q._asked >= l.since"
         )
         return (
             f"SELECT q.*, {_values(relation, newest, 'q._asked')} FROM ({known}) q "

@@ -2,8 +2,9 @@
 
 For each row that was answered: the loads that its lookup knew are all that lookups could see then,
 and of their rows the one found is the newest of its key by event time, and every value of it is
-what was loaded. What was recorded are the bytes of the store; they are read by columns here and by
-rows where they were served.
+what was loaded; and its record leads to the same row in the log of each streaming group. What was
+recorded are the bytes of the store; they are read by columns here and by rows where they were
+served.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import pyarrow.compute as pc
 
 from hofflight.online.packed import Packing
 from hofflight.replay.equality import same
+from hofflight.replay.logged import ABOUT
 from hofflight.replay.plain_columns import plain_array
+from hofflight.replay.prepared import SEQ
 from hofflight.replay.stored_join import KEY, LOAD, TIME
 from hofflight.replay.windowed import CHUNK_ROWS, database
 from hofflight.wire.columns import first_value
@@ -28,19 +31,25 @@ if TYPE_CHECKING:
 
     from hofflight.replay.equality import Mask
     from hofflight.replay.join_history import JoinHistory
+    from hofflight.replay.read_log import History
     from hofflight.replay.stored_join import StoredRelation
     from hofflight.settings import ReplaySettings
 
 # A lookup sees a load some time after the wall clock says so, and clocks are set: one second.
 _SLACK_US: Final = 1_000_000
 _SAMPLE_PARTS: Final = 1 << 20
+_ROW_ID: Final = pa.schema([(n, ABOUT.field(n).type) for n in (SEQ, "_request_id", "_row")])
 
 
 @dataclass(frozen=True, slots=True)
 class StoredVerification:
-    """The stored part of a view's answers, to be compared; arguments as for `Verification`."""
+    """The stored part of a view's answers, to be compared; arguments as for `Verification`.
+
+    streams: the logs of the view's streaming groups.
+    """
 
     joins: JoinHistory
+    streams: tuple[History, ...]
     relations: tuple[StoredRelation, ...]
     settings: ReplaySettings
     since_us: int | None = None
@@ -87,6 +96,11 @@ class StoredVerification:
         with database(self.settings) as db:
             db.feed(db.con, "join_records", self.joins.schema(), self.joins.batches(progress))
             db.con.execute("CREATE TABLE joins AS SELECT * FROM join_records")
+            names = _ROW_ID.names
+            for place, history in enumerate(self.streams):
+                rows = (part.rows.select(names) for part in history.parts(about=names))
+                db.feed(db.con, "row_ids", _ROW_ID, rows)
+                db.con.execute(f"CREATE TABLE rows{place} AS SELECT * FROM row_ids")
             for relation in self.relations:
                 cursor = db.con.cursor()
                 relation.create(db, cursor)
@@ -105,16 +119,20 @@ class StoredVerification:
             chosen.append(f"hash('key', _key{place}) % {_SAMPLE_PARTS} < {limit}")
         if self.request_id is not None:
             chosen.append(f"_request_id = unhex('{self.request_id.hex()}')")
+        own = [
+            f"EXISTS (FROM rows{i} r WHERE r._seq = _at{i} AND r._request_id = joins._request_id "
+            "AND r._row = joins._row)"
+            for i in range(len(self.streams))
+        ]
         asked = (
             f"SELECT _request_id, _row, _arrival, _as_of{place} AS _as_of, "
-            f"_key{place} AS _asked_key, _packed{place} AS _packed "
-            f"FROM joins WHERE {' AND '.join(chosen)}"
+            f"_key{place} AS _asked_key, _packed{place} AS _packed, "
+            f"{' AND '.join(own) or 'true'} AS _is_own FROM joins WHERE {' AND '.join(chosen)}"
         )
         # The newest load that was there for all to see when the request came.
         seen = (
             f"SELECT a.*, coalesce(l.load, 0) AS _visible FROM ({asked}) a ASOF LEFT JOIN "
-            f"(SELECT * FROM {relation.loads} WHERE visible > 0) l "
-            f"ON a._arrival - {_SLACK_US} >= l.visible"
+            f"({relation.known_since('visible')}) l ON a._arrival - {_SLACK_US} >= l.since"
         )
         values = ", ".join(f'w."{relation.named(column)}"' for column in relation.columns)
         listed = f"a._as_of IN (SELECT load FROM {relation.loads})"
@@ -154,7 +172,7 @@ class _Compared:
 
     @property
     def _row_name(self) -> str:
-        """What a row's own load, time and visibility are reported as."""
+        """What a row's own load, time, visibility and place are reported as."""
         return f"{self._relation.group.name}.*"
 
     def equal(self) -> dict[str, Mask]:
@@ -166,6 +184,7 @@ class _Compared:
         batch = self._batch
         as_of, visible = batch.column("_as_of"), batch.column("_visible")
         known = pc.and_(batch.column("_is_listed"), pc.greater_equal(as_of, visible))
+        known = pc.and_(known, batch.column("_is_own"))
         found[self._row_name] &= known.to_numpy(zero_copy_only=False)
         return found
 

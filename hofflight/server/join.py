@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hofflight.errors import (
+    DeadlinePassed,
     Draining,
     HofError,
     Indefinite,
@@ -166,6 +167,8 @@ class _View:
         Raises: HofError, nothing was asked.
         """
         arrival_us = self.clock.wall_us()
+        if request.deadline_s is not None and self.clock.monotonic_s() > request.deadline_s:
+            raise DeadlinePassed("the deadline had passed before the work began")
         # 1. what would be refused is refused, before any group counts it
         rows = self.plan.rows(request.head, request.body)
         # Events without answers look nothing up.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from hofflight.errors import HofError, IdReused, by_code
+from hofflight.errors import HofError, IdReused, Indefinite, StorageFailed, by_code
 from hofflight.eventlog.ids import RequestIds
 from hofflight.eventlog.joins import decode_joins, encode_joins
 from hofflight.eventlog.protocol import Entry, EntryMeta
@@ -53,7 +53,7 @@ class JoinLog:
     ) -> bool:
         """Keep what an answer was joined from; False if another one of this id was first.
 
-        Raises: StorageFailed (HOF-304).
+        Raises: StorageFailed (HOF-304); Indefinite (HOF-400), its rows were counted already.
         """
         head, body = encode_joins(records)
         served, arrival_us = request.served, records[0].asked_us
@@ -66,7 +66,13 @@ class JoinLog:
                 number, arrival_us, request.id, len(records), served.view, served.version,
                 served.version, served.code_hash, code, answered=False, error=text,
             )  # fmt: skip
-            (position,) = self.log.append([Entry(about, head, body, b"", b"")])
+            try:
+                (position,) = self.log.append([Entry(about, head, body, b"", b"")])
+            except StorageFailed as failed:
+                if not served.parts:
+                    raise
+                msg = f"the rows were counted, what was looked up is not kept: {failed.message}"
+                raise Indefinite(msg, hint="ask again with the same request id") from failed
             self.ids.add(request.id, position, number=number, arrival_us=arrival_us)
         return True
 

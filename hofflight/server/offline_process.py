@@ -159,8 +159,8 @@ def _batches(reader: Any) -> Iterator[Any]:
 
 
 def _decoded(body: bytes, kind: Any) -> Any:
-    if len(body) > limits.metadata_bytes_max:
-        msg = f"{len(body)} bytes, at most {limits.metadata_bytes_max}"
+    if len(body) > limits.action_bytes_max:
+        msg = f"{len(body)} bytes, at most {limits.action_bytes_max}"
         raise BadRequest(msg)
     try:
         return msgspec.json.decode(body, type=kind)

@@ -48,7 +48,7 @@ class KeyCodec:
         if self.is_integer:
             return _INTEGER.pack(8, values[0])
         parts = zip(self._parts, values, strict=True)
-        return _bounded(b"".join([encode(value) for encode, value in parts]))
+        return bounded(b"".join([encode(value) for encode, value in parts]))
 
     def encode_rows(self, columns: Sequence[Sequence[Any]]) -> list[bytes | None]:
         """The keys of columns of plain values."""
@@ -59,16 +59,29 @@ class KeyCodec:
 
     def encode_columns(self, columns: Sequence[pa.Array]) -> pa.Array:
         """The keys of columns: binary, null where a part is null."""
-        parts: list[pa.Array] = []
-        for column, column_type in zip(columns, self.schema.types, strict=True):
-            data = _column_bytes(column, column_type)
-            parts += [_lengths(data), data]
+        parts = [
+            encode_part(column, column_type)
+            for column, column_type in zip(columns, self.schema.types, strict=True)
+        ]
         whole = pc.binary_join_element_wise(*parts, pa.scalar(b""))
         long = pc.fill_null(pc.greater(pc.binary_length(whole), KEY_BYTES_MAX), False)
         if not pc.any(long).as_py():
             return whole
         # Few keys are so long; each needs its digest.
-        return pa.array([k if k is None else _bounded(k) for k in whole.to_pylist()], pa.binary())
+        return pa.array([k if k is None else bounded(k) for k in whole.to_pylist()], pa.binary())
+
+
+def encode_part(column: pa.Array, column_type: pa.DataType) -> pa.Array:
+    """One part of a key: binary, null where the column is. Parts in a row, `bounded`, are a key."""
+    data = _column_bytes(column, column_type)
+    return pc.binary_join_element_wise(_lengths(data), data, pa.scalar(b""))
+
+
+def bounded(key: bytes) -> bytes:
+    """A key as it is, or its digest where it is long."""
+    if len(key) <= KEY_BYTES_MAX:
+        return key
+    return _DIGEST + blake2b(key, digest_size=32).digest()
 
 
 def given_keys(
@@ -86,7 +99,7 @@ def given_keys(
         raise BadKeys(f"keys= must name {wanted}; got {came}", hint=_HINT)
     if rows == 1 and all(_is_plain(keys[field.name], field.type) for field in schema):
         return {name: [value] for name, value in keys.items()}
-    values = {n: v.tolist() if hasattr(v, "tolist") else v for n, v in keys.items()}
+    values = plain_keys(keys)
     sizes = {n: len(value) for n, value in values.items() if isinstance(value, list | tuple)}
     count = rows if rows is not None else max(sizes.values(), default=1)
     if set(sizes.values()) - {count} or not count:
@@ -106,6 +119,11 @@ def given_keys(
             where = f", row {row}" if name in sizes else ""
             raise BadKeys(f"key {name!r}{where} is null", hint=_HINT)
     return {name: to_python(batch.column(name)) for name in schema.names}
+
+
+def plain_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with columns (numpy, pandas, Arrow) as lists."""
+    return {n: v.tolist() if hasattr(v, "tolist") else v for n, v in keys.items()}
 
 
 def _is_plain(value: object, column_type: pa.DataType) -> bool:
@@ -134,10 +152,6 @@ def _part_encoder(column_type: pa.DataType) -> Callable[[Any], bytes]:
 
 def _sized(data: bytes) -> bytes:
     return _LENGTH.pack(len(data)) + data
-
-
-def _bounded(key: bytes) -> bytes:
-    return key if len(key) <= KEY_BYTES_MAX else _DIGEST + blake2b(key, digest_size=32).digest()
 
 
 def _column_bytes(column: pa.Array, column_type: pa.DataType) -> pa.Array:

@@ -49,6 +49,26 @@ def test_cards_answers_every_event(cards):
         assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"]
 
 
+def test_cards_loads_customers_twice_while_it_serves(cards):
+    """First without some of them, then all of them anew."""
+    first, second = cards["loads"]
+
+    assert (first["group"], first["load"], first["rows"], first["keys"]) == (
+        "customer.1",
+        1,
+        36,
+        36,
+    )
+    assert (second["load"], second["rows"], second["keys"], second["known"]) == (2, 40, 40, 0)
+
+
+def test_cards_verifies_every_part_of_each_answer(cards):
+    """Both streaming groups and the stored one."""
+    parts = dict.fromkeys(("card_tx", "terminal_tx", "customer"), cards["events"])
+    assert cards["parity_parts"] == parts
+    assert cards["parity_by_feature"] == {}
+
+
 def test_cards_shows_vectors_that_can_be(cards):
     assert len(cards["vectors"]) == 3
     for vector in cards["vectors"]:
@@ -58,6 +78,10 @@ def test_cards_shows_vectors_that_can_be(cards):
         assert vector["card_tx.amount_vs_1d"] == pytest.approx(
             vector["card_tx.amount"] / vector["card_tx.mean_1d"]
         )
+        assert vector["terminal_tx.n_7d"] >= 1
+        # All customers are known since the second load.
+        assert vector["customer.segment"] in ("gold", "plain")
+        assert vector["customer.age"] is None or 18 <= vector["customer.age"] < 90
 
 
 def test_cards_for_people_are_tables(demo):
@@ -66,6 +90,7 @@ def test_cards_for_people_are_tables(demo):
     assert "bare echo" in shown.stdout
     assert " 0 errors" in shown.stdout
     assert " answers replayed by DuckDB from the log, 0 mismatches" in shown.stdout
+    assert "the parts of each answer that were compared: card_tx " in shown.stdout
     assert "streaming:" in shown.stderr
 
 

@@ -81,8 +81,8 @@ def test_wrong_metadata_is_refused(data):
 
 
 def test_metadata_past_its_limit_is_refused_unread():
-    """8 KiB are enough; a megabyte is not even decoded."""
-    with pytest.raises(BadMetadata, match=r"1048576 bytes, at most 8192"):
+    """64 KiB are enough; a megabyte is not even decoded."""
+    with pytest.raises(BadMetadata, match=r"1048576 bytes, at most 65536"):
         read_request(b"\x80" * 2**20)
 
 
