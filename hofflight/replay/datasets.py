@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hofflight.errors import InvalidName
+from hofflight.errors import BadRange, InvalidName
 from hofflight.features.dataset import Dataset, require_document
 from hofflight.replay.duckdb_engine import one_row
 from hofflight.replay.windowed import database
@@ -37,6 +37,19 @@ def free_version(registry: Registry, name: str, version: int | None) -> int:
     if wanted in taken:
         raise InvalidName(f"dataset {name}@{wanted} is there", hint=f"take {max(taken) + 1}")
     return wanted
+
+
+def require_own_file(registry: Registry, file: Path) -> None:
+    """Refuse a path that no new dataset can have.
+
+    Raises: BadRange (HOF-215), it is no Parquet file, or another dataset's.
+    """
+    if file.suffix != ".parquet":
+        raise BadRange(f"a training dataset is a .parquet file, not {file.name!r}")
+    for other in registry.datasets():
+        if other.file == str(file.resolve()):
+            msg = f"{file.name!r} is the file of dataset {other.name}@{other.version}"
+            raise BadRange(msg, hint="name another path")
 
 
 def described_dataset(

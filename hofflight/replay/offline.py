@@ -16,7 +16,7 @@ from hofflight.errors import BadRange, CodeChanged, InvalidName, WrongType
 from hofflight.eventlog.directory import whole_file
 from hofflight.features.dataset import Dataset, Model, checked_tags, require_document
 from hofflight.features.view import code_hash_of
-from hofflight.replay.datasets import described_dataset, free_version
+from hofflight.replay.datasets import described_dataset, free_version, require_own_file
 from hofflight.replay.explain import checked_request_id, explain
 from hofflight.replay.histories import Histories
 from hofflight.replay.join_history import JoinHistory
@@ -133,11 +133,7 @@ class Offline(Histories):
         """
         number = free_version(self.registry, name, version)
         file = path or self.folders.datasets / f"{name}.{number}.parquet"
-        if file.suffix != ".parquet":
-            raise BadRange(f"a training dataset is a .parquet file, not {file.name!r}")
-        if taken := [d for d in self.registry.datasets() if d.file == str(file.resolve())]:
-            msg = f"{file.name!r} is the file of dataset {taken[0].name}@{taken[0].version}"
-            raise BadRange(msg, hint="name another path")
+        require_own_file(self.registry, file)
         found = self.view(*view)
         # Before the rows are read: a load that is committed meanwhile may be in it or not.
         stored = [self.stored_group(*group) for group in found.stored]

@@ -545,3 +545,10 @@ def test_what_is_kept_comes_back_as_it_was(app, opened):
     assert isinstance(registry.dataset("january"), Dataset)
     assert registry.dataset("january") == dataset
     assert registry.models() == [model]
+
+
+def test_no_two_datasets_share_a_file(app, tmp_path):
+    """The second would write over what the first is known by."""
+    app.training_dataset("one", "tx", path=tmp_path / "x.parquet")
+    with pytest.raises(BadRange, match=r"'x\.parquet' is the file of dataset one@1"):
+        app.training_dataset("two", "tx", path=tmp_path / "x.parquet")
