@@ -77,7 +77,7 @@ def test_any_other_request_id_is_refused(client, given):
         {"version": 0},
         {"version": "1"},
         {"keys": {"k": object()}},
-        {"keys": {"k": "x" * 9_000}},
+        {"keys": {"k": "x" * 70_000}},
     ],
 )
 def test_options_that_cannot_travel_are_refused_before_sending(client, options):
