@@ -12,7 +12,7 @@ import time
 from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -22,9 +22,13 @@ from hofflight.cli.output import print_json, print_table, time_text
 from hofflight.clock import SystemClock
 from hofflight.errors import SettingsError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _PACKAGES: Final = (
     "hofflight", "pyarrow", "numpy", "duckdb", "grpcio", "protobuf", "msgspec", "orjson",
-    "lmdb", "pandas", "polars", "pyspark", "aiokafka", "redis", "deltalake", "mlflow-skinny",
+    "lmdb", "pandas", "polars", "pyspark", "aiokafka", "redis", "psycopg",
+    "deltalake", "mlflow-skinny",
 )  # fmt: skip
 _SYNCS: Final = 30
 _FREE_BYTES_MIN: Final = 4 * limits.segment_bytes_max
@@ -75,8 +79,22 @@ def examined(folder: Path) -> dict[str, Any]:
         "clock": time_text(now_us),
         "clock_resolution_ns": round(time.get_clock_info("perf_counter").resolution * 1e9),
         "free_bytes": free,
+        **broker_parts(),
         "packages": {name: found for name in _PACKAGES if (found := _installed(name))},
         "problems": problems(free_bytes=free, now_us=now_us, python=sys.version_info[:2]),
+    }
+
+
+def broker_parts() -> dict[str, str]:
+    """What a broker of `hofflight.testing` needs, or how to get it; nobody else has to have it."""
+    from hofflight.testing.java import find_java
+    from hofflight.testing.kafka_jars import cache_folder, damage, maven_version
+
+    wrong = damage(cache_folder())
+    return {
+        "java": _or_hint(lambda: find_java().version),
+        "maven": _or_hint(maven_version),
+        "kafka_jars": f"to be fetched by Maven, {wrong}" if wrong else "in the cache",
     }
 
 
@@ -125,6 +143,13 @@ def sync_costs_us(folder: Path) -> list[float]:
     except OSError as error:
         msg = f"{folder.name!r} cannot be written: {error.strerror}"
         raise SettingsError(msg) from error
+
+
+def _or_hint(fact: Callable[[], str]) -> str:
+    try:
+        return fact()
+    except SettingsError as error:
+        return f"{error.message}: {error.hint}"
 
 
 def _installed(name: str) -> str:
