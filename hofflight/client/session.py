@@ -41,6 +41,7 @@ from hofflight.wire.vector import Vector, vector_of
 
 if TYPE_CHECKING:
     from hofflight.client.address import Address
+    from hofflight.client.key_hash import KeyHasher
 
 T = TypeVar("T")
 
@@ -88,9 +89,11 @@ class Session:
         id_ = checked_id(request_id)
         deadline_s = self._deadline_s(deadline_ms)
         path = path_of(view, version)
-        template = RequestMeta(id=id_, store=store, keys=plain_keys(keys) if keys else None)
+        plain = plain_keys(keys) if keys else None
 
-        def ask(batch: pa.RecordBatch) -> Steps[Vector]:
+        def ask(batch: pa.RecordBatch, hasher: KeyHasher | None) -> Steps[Vector]:
+            key_hash = None if hasher is None else hasher.of(batch)
+            template = RequestMeta(id=id_, store=store, keys=plain, key_hash=key_hash)
             return self._persist(partial(self._exchange, path, batch, template), deadline_s)
 
         try:
@@ -104,11 +107,13 @@ class Session:
         id_ = checked_id(request_id)
         taken = 0
 
-        def send(batch: pa.RecordBatch) -> Steps[int]:
+        def send(batch: pa.RecordBatch, hasher: KeyHasher | None) -> Steps[int]:
             nonlocal taken
             taken = 0
             for part, part_id in parts_of(batch, id_):
-                attempt = partial(self._put, group, part, RequestMeta(id=part_id))
+                key_hash = None if hasher is None else hasher.of(part)
+                template = RequestMeta(id=part_id, key_hash=key_hash)
+                attempt = partial(self._put, group, part, template)
                 yield from self._persist(attempt, self._deadline_s(None))
                 taken += part.num_rows
             return taken
@@ -190,17 +195,17 @@ class Session:
         path: Path,
         rows: Rows | None,
         deadline_s: float,
-        use: Callable[[pa.RecordBatch], Steps[T]],
+        use: Callable[[pa.RecordBatch, KeyHasher | None], Steps[T]],
     ) -> Steps[T]:
         """Use rows as a batch of the view's columns; of its new ones, where those have changed."""
         info = yield from self._view(path, deadline_s)
         try:
-            return (yield from use(to_request(rows, info.input_schema)))
+            return (yield from use(to_request(rows, info.input_schema), info.hasher))
         except SchemaMismatch:
             now = yield from self._view(path, deadline_s, fresh=True)
             if now.input_schema.equals(info.input_schema):
                 raise
-        return (yield from use(to_request(rows, now.input_schema)))
+        return (yield from use(to_request(rows, now.input_schema), now.hasher))
 
     def _persist(self, attempt: Callable[[float], Steps[T]], deadline_s: float) -> Steps[T]:
         return persist(

@@ -26,6 +26,7 @@ class RequestMeta(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     store: False answers each row as if it came next and keeps nothing of it.
     keys: of stored groups, by column: a value for all rows, or a list with one for each.
     ordered: answers must not overtake each other.
+    key_hash: `murmur2` of a key in whose partition all rows of the batch are.
     """
 
     v: int = VERSION
@@ -34,6 +35,7 @@ class RequestMeta(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     store: bool = True
     keys: dict[str, Any] | None = None
     ordered: bool = False
+    key_hash: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)] | None = None
 
 
 class AnswerMeta(msgspec.Struct, omit_defaults=True):
@@ -98,7 +100,7 @@ def read_request(data: bytes) -> RequestMeta:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         msg = f"app_metadata is not the msgpack map of this protocol: {error}"
         raise BadMetadata(
-            msg, hint="a map with v, id, deadline_ms, store, keys, ordered"
+            msg, hint="a map with v, id, deadline_ms, store, keys, ordered, key_hash"
         ) from error
     if meta.v != VERSION:
         msg = f"app_metadata has version {meta.v}, this server speaks {VERSION}"

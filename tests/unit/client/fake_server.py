@@ -4,7 +4,8 @@ Run as a program it prints its port. Rows have `key` and `say`; what the first r
 happens: "" echoes, "slow" answers after 300 ms, "hold" answers after the stream's next request,
 "HOF-nnn" answers with that error, "HOF-nnn once" with the id's first request only, "drop" and
 "drop once" end the stream with an error that names no code, "end once" ends it without error,
-"no id" answers with an error and no id. An answer's `g.seen` says how often its id has come.
+"no id" answers with an error and no id. An answer's `g.seen` says how often its id has come, its
+timing `key_hash` which one came (-1: none).
 """
 
 import base64
@@ -24,7 +25,10 @@ OUTPUT = pa.schema([("g.say", pa.string()), ("g.seen", pa.int64())])
 
 
 class FakeServer(flight.FlightServerBase):
-    """Views: `g`; `moving`, whose columns change after the first look; `refused`, at first."""
+    """Views: `g`; `moving`, whose columns change after the first look; `refused`, at first.
+
+    `spread` keeps rows of a key in one of 8 partitions, `alone` in one of 1.
+    """
 
     def __init__(self):
         super().__init__("grpc://127.0.0.1:0")
@@ -32,6 +36,7 @@ class FakeServer(flight.FlightServerBase):
         self.looks = Counter()
         self.streams = Counter()
         self.rows_put = 0
+        self.hashes_put = []
 
     def get_flight_info(self, context, descriptor):
         view = descriptor.path[0].decode()
@@ -50,6 +55,8 @@ class FakeServer(flight.FlightServerBase):
             "input_schema": base64.b64encode(message).decode(),
             "limits": {"rows": 100_000}, "versions": [1, 3],
         }  # fmt: skip
+        if partitions := {"spread": 8, "alone": 1}.get(view):
+            said |= {"partition_key": ["key"], "partitions": partitions}
         return flight.FlightInfo(
             OUTPUT, flight.FlightDescriptor.for_path(view), [], -1, -1, False, json.dumps(said)
         )
@@ -62,6 +69,7 @@ class FakeServer(flight.FlightServerBase):
             yield json.dumps({"status": "SERVING"}).encode()
         else:
             counts = {"streams": self.streams, "looks": self.looks, "rows_put": self.rows_put}
+            counts["hashes_put"] = self.hashes_put
             yield json.dumps({"asked": action.body.to_pybytes().decode(), **counts}).encode()
 
     def do_exchange(self, context, descriptor, reader, writer):
@@ -107,7 +115,10 @@ class FakeServer(flight.FlightServerBase):
         said = envelope.AnswerMeta(
             envelope.OK, id=meta.id, view="g", version=3, code_hash="c0de",
             late=[False, True] if batch.num_rows == 2 else False,
-            status={"g.seen": "OVERFLOW"}, timings_us={"engine": meta.deadline_ms or 0},
+            status={"g.seen": "OVERFLOW"}, timings_us={
+                "engine": meta.deadline_ms or 0,
+                "key_hash": -1 if meta.key_hash is None else meta.key_hash,
+            },
         )  # fmt: skip
         counts = pa.array([seen] * batch.num_rows, pa.int64())
         return pa.record_batch([batch["say"], counts], schema=OUTPUT), metadata(said)
@@ -117,6 +128,7 @@ class FakeServer(flight.FlightServerBase):
             meta = envelope.read_request(chunk.app_metadata.to_pybytes())
             self.seen[meta.id] += 1
             _, said = self.answer(chunk.data, meta)
+            self.hashes_put.append(meta.key_hash)
             self.rows_put += chunk.data.num_rows * (self.seen[meta.id] == 1)
             writer.write(said)
 

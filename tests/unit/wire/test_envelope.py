@@ -27,6 +27,7 @@ def test_no_metadata_means_all_defaults():
         deadline_ms=st.none() | st.integers(1, 3_600_000),
         store=st.booleans(),
         ordered=st.booleans(),
+        key_hash=st.none() | st.integers(0, 2**32 - 1),
     )
 )
 def test_what_a_client_writes_a_server_reads(meta):
@@ -65,6 +66,12 @@ WRONG = [
     ("deadline as float", packed({"deadline_ms": 1.5})),
     ("deadline past int64", packed({"deadline_ms": 2**64 - 1})),
     ("store as number", packed({"store": 1})),
+    ("key_hash below 0", packed({"key_hash": -1})),
+    ("key_hash past 32 bits", packed({"key_hash": 2**32})),
+    ("key_hash past int64", packed({"key_hash": 2**64 - 1})),
+    ("key_hash as float", packed({"key_hash": 1.0})),
+    ("key_hash as bool", packed({"key_hash": True})),
+    ("key_hash as text", packed({"key_hash": "7"})),
     ("keys as list", packed({"keys": [1]})),
     ("text that is not UTF-8", b"\x81\xa1\xff\x01"),
     ("an array that claims 2^32 items", b"\x81\xa4keys\xdd\xff\xff\xff\xff"),
