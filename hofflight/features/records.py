@@ -10,7 +10,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from hofflight.errors import ReadOnly, StoreFormat, VersionChanged
+from hofflight.errors import StoreFormat, VersionChanged
 from hofflight.features.stored import StoredGroup
 from hofflight.features.view import Feature, View
 
@@ -99,14 +99,11 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def refuse_changed(change: Change, *, read_only: bool) -> None:
+def refuse_changed(change: Change) -> None:
     """Let pass what may be kept.
 
-    Raises: ReadOnly (HOF-505), VersionChanged (HOF-107).
+    Raises: VersionChanged (HOF-107).
     """
-    if read_only:
-        msg = "the registry was opened for reading"
-        raise ReadOnly(msg, hint="open the store itself, while no server runs")
     if change.state == "changed":
         msg = f"{change.kind} {change.name}@{change.version} is registered with another definition"
         hint = f"raise its version to {change.version + 1}; a version never changes"

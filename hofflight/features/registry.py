@@ -1,22 +1,20 @@
-"""The registry: every version of every group and view, in one SQLite file.
+"""The registry: every version of every group and view, in a database that others may share.
 
 It keeps source text, hashes, schemas and package versions as evidence. Nothing in it is ever run
-or unpickled: code comes from the modules that the operator names. Writes are rare, so it uses
-SQLite's rollback journal: the write-ahead log of SQLite before 3.51.3 can be corrupted by two
-connections.
+or unpickled: code comes from the modules that the operator names.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
-import threading
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from hofflight.errors import InvalidName, StoreFormat, UnknownView
+from hofflight.errors import InvalidName, UnknownView
 from hofflight.features.dataset import Dataset, Model
+from hofflight.features.group import NAME
+from hofflight.features.leases import Leases
 from hofflight.features.records import (
     Change,
     GroupRecord,
@@ -31,75 +29,38 @@ from hofflight.features.records import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from contextlib import AbstractContextManager
 
+    from hofflight.features.database import Database, Value
     from hofflight.features.group import FeatureGroup
     from hofflight.features.stored import StoredGroup
     from hofflight.features.view import View
 
 T = TypeVar("T")
-FORMAT: Final = 3
-_TABLES: Final = """
-CREATE TABLE IF NOT EXISTS groups (
-    name TEXT, version INTEGER, schema_number INTEGER NOT NULL, definition TEXT NOT NULL,
-    source TEXT NOT NULL, code_hash TEXT NOT NULL, input_schema BLOB NOT NULL,
-    packages TEXT NOT NULL, module TEXT NOT NULL, created_us INTEGER NOT NULL,
-    full_schema BLOB NOT NULL DEFAULT x'', PRIMARY KEY (name, version));
-CREATE TABLE IF NOT EXISTS views (
-    name TEXT, version INTEGER, definition TEXT NOT NULL, created_us INTEGER NOT NULL,
-    PRIMARY KEY (name, version));
-CREATE TABLE IF NOT EXISTS stored_groups (
-    name TEXT, version INTEGER, definition TEXT NOT NULL, schema BLOB NOT NULL,
-    created_us INTEGER NOT NULL, PRIMARY KEY (name, version));
-CREATE TABLE IF NOT EXISTS documents (
-    kind TEXT, name TEXT, version INTEGER, definition TEXT NOT NULL, created_us INTEGER NOT NULL,
-    PRIMARY KEY (kind, name, version));
-"""
-# What a registry of format 1 lacks; what its versions answer is noted when they are saved again.
-_FROM_1: Final = "ALTER TABLE groups ADD COLUMN full_schema BLOB NOT NULL DEFAULT x''"
 
 
 class Registry:
-    """The file, opened. Thread-safe; one process writes (the store's lock), others may read."""
+    """What a database holds of groups and views. Any thread, beside other processes that write.
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self._lock = threading.RLock()
-        mode = "ro" if read_only else "rwc"
-        try:
-            # The path comes from the operator; as_uri escapes what a file URI cannot hold.
-            uri = f"{path.resolve().as_uri()}?mode={mode}"
-            self._db = sqlite3.connect(uri, uri=True, check_same_thread=False)
-        except sqlite3.DatabaseError as error:
-            msg = f"{path.name} cannot be opened: {error}"
-            raise StoreFormat(msg) from error
-        self._read_only = read_only
-        try:
-            self._open()
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            msg = f"{path.name} is not a registry: {error}"
-            raise StoreFormat(msg) from error
-        except StoreFormat:
-            self._db.close()
-            raise
+    A registration is whole or not there, and none runs beside another one: of two processes that
+    register one version, the second finds it. Raises: RegistryUnavailable (HOF-515), from every
+    call; ReadOnly (HOF-505), where something would be kept.
+    """
 
-    def _open(self) -> None:
-        (found,) = self._db.execute("PRAGMA user_version").fetchone()
-        if found > FORMAT:
-            msg = f"the registry has format {found}, this release reads {FORMAT}"
-            raise StoreFormat(msg, hint="upgrade hofflight")
-        if not self._read_only:
-            # By its columns, not its number: a migration may have been killed in between.
-            columns = self._db.execute("PRAGMA table_info(groups)").fetchall()
-            if columns and "full_schema" not in {column[1] for column in columns}:
-                self._db.execute(_FROM_1)
-            self._db.executescript(_TABLES)
-            self._db.execute(f"PRAGMA user_version = {FORMAT}")
-            self._db.commit()
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def close(self) -> None:
-        """Close the file."""
-        self._db.close()
+        """Let go of the database."""
+        self._database.close()
+
+    def writing(self) -> AbstractContextManager[None]:
+        """What is kept inside is kept at once or not at all."""
+        return self._database.writing()
+
+    def leases(self) -> Leases:
+        """The leases in the same database."""
+        return Leases(self._database)
 
     def plan_group(self, group: FeatureGroup) -> Change:
         """What `save_group` would do."""
@@ -118,9 +79,9 @@ class Registry:
 
         Raises: VersionChanged (HOF-107), with the diff; MissingFunction (HOF-106).
         """
-        with self._lock:
+        with self._database.writing():
             change = self.plan_group(group)
-            refuse_changed(change, read_only=self._read_only)
+            refuse_changed(change)
             if (
                 change.state == "unchanged"
                 and not self.group(group.name, group.version).full_schema
@@ -136,9 +97,7 @@ class Registry:
                     group.input.serialize().to_pybytes(), json.dumps(package_versions()), module,
                     created_us, group.schema.serialize().to_pybytes(),
                 )  # fmt: skip
-                places = ", ".join("?" * len(row))
-                with self._db:
-                    self._db.execute(f"INSERT INTO groups VALUES ({places})", row)  # noqa: S608 question marks
+                self._insert("groups", row)
             return self.group(group.name, group.version)
 
     def plan_view(self, view: View) -> Change:
@@ -151,14 +110,13 @@ class Registry:
 
         Raises: VersionChanged (HOF-107), with the diff.
         """
-        with self._lock:
+        with self._database.writing():
             change = self.plan_view(view)
-            refuse_changed(change, read_only=self._read_only)
+            refuse_changed(change)
             if change.state == "created":
                 self._require_no_document(view.name)
                 row = (view.name, view.version, json.dumps(view.definition()), created_us)
-                with self._db:
-                    self._db.execute("INSERT INTO views VALUES (?, ?, ?, ?)", row)
+                self._insert("views", row)
 
     def plan_stored(self, group: StoredGroup) -> Change:
         """What `save_stored` would do."""
@@ -172,9 +130,9 @@ class Registry:
         Raises: VersionChanged (HOF-107), with the diff; InvalidName (HOF-101), a streaming group
             has this name.
         """
-        with self._lock:
+        with self._database.writing():
             change = self.plan_stored(group)
-            refuse_changed(change, read_only=self._read_only)
+            refuse_changed(change)
             if self._group(group.name, None) is not None:
                 raise _taken(group.name, "a streaming group")
             self._require_no_document(group.name)
@@ -182,13 +140,12 @@ class Registry:
                 columns = group.schema.serialize().to_pybytes()
                 definition = json.dumps(group.definition())
                 row = (group.name, group.version, definition, columns, created_us)
-                with self._db:
-                    self._db.execute("INSERT INTO stored_groups VALUES (?, ?, ?, ?, ?)", row)
+                self._insert("stored_groups", row)
 
     def stored_groups(self) -> list[StoredGroup]:
         """Every version of every stored group, by name and version."""
         query = "SELECT definition, schema FROM stored_groups ORDER BY name, version"
-        return [stored_record(*row) for row in self._rows(query)]
+        return [stored_record(*row) for row in self._database.rows(query)]
 
     def any_group(self, name: str, wanted: int | None = None) -> GroupRecord | StoredGroup:
         """A group version of either kind; the newest for None.
@@ -211,12 +168,10 @@ class Registry:
         """
         kind = type(document).__name__.lower()
         name, number = document.name, document.version
-        with self._lock:
-            refuse_changed(Change(kind, name, number, "created"), read_only=self._read_only)
+        with self._database.writing():
             self.require_free(kind, name)
             row = (kind, name, number, msgspec.json.encode(document).decode(), created_us)
-            with self._db:
-                self._db.execute("INSERT INTO documents VALUES (?, ?, ?, ?, ?)", row)
+            self._insert("documents", row)
 
     def require_free(self, kind: str, name: str) -> None:
         """Refuse a name under which a request would find something else than a dataset or model.
@@ -276,7 +231,8 @@ class Registry:
 
     def groups(self) -> list[GroupRecord]:
         """Every group version, by name and version."""
-        return [group_record(r) for r in self._rows("SELECT * FROM groups ORDER BY name, version")]
+        query = "SELECT * FROM groups ORDER BY name, version"
+        return [group_record(row) for row in self._database.rows(query)]
 
     def group(self, name: str, wanted: int | None = None) -> GroupRecord:
         """A group version; the newest for None.
@@ -293,44 +249,35 @@ class Registry:
     def views(self) -> list[View]:
         """Every declared view version, by name and version; implicit views are not kept."""
         query = "SELECT definition FROM views ORDER BY name, version"
-        return [view_record(row[0]) for row in self._rows(query)]
+        return [view_record(row[0]) for row in self._database.rows(query)]
 
     def _group(self, name: str, wanted: int | None) -> GroupRecord | None:
-        if wanted is not None and not 0 < wanted < 1 << 31:  # SQLite refuses what int64 cannot hold
+        # What a client asks for may be no name and no number that a database can hold.
+        is_name = isinstance(name, str) and NAME.fullmatch(name)
+        if not is_name or (wanted is not None and not 0 < wanted < 1 << 31):
             return None
-        query = "SELECT * FROM groups WHERE name = ?1 AND version = coalesce(?2, version)"
-        with self._lock:
-            row = self._db.execute(
-                f"{query} ORDER BY version DESC LIMIT 1", (name, wanted)
-            ).fetchone()
-        return group_record(row) if row else None
+        query = "SELECT * FROM groups WHERE name = ? AND version = coalesce(?, version)"
+        rows = self._database.rows(f"{query} ORDER BY version DESC LIMIT 1", name, wanted)
+        return group_record(rows[0]) if rows else None
 
     def _documents(self, kind: str) -> list[str]:
         query = "SELECT definition FROM documents WHERE kind = ? ORDER BY name, version"
-        return [row[0] for row in self._rows(query, kind)]
-
-    def _rows(self, query: str, *values: str) -> list[Any]:
-        """All rows; none of a table that the release which made this registry did not have."""
-        try:
-            with self._lock:
-                return self._db.execute(query, values).fetchall()
-        except sqlite3.OperationalError as error:
-            if self._read_only and str(error).startswith("no such table"):
-                return []
-            raise
+        return [row[0] for row in self._database.rows(query, kind)]
 
     def _definition(self, table: str, name: str, wanted: int) -> str | None:
-        query = f"SELECT definition, version FROM {table} WHERE name = ?"  # noqa: S608 ours
-        found = {version: definition for definition, version in self._rows(query, name)}
-        return found.get(wanted)
+        query = f"SELECT definition FROM {table} WHERE name = ? AND version = ?"  # noqa: S608 ours
+        rows = self._database.rows(query, name, wanted)
+        return rows[0][0] if rows else None
+
+    def _insert(self, table: str, row: tuple[Value, ...]) -> None:
+        places = ", ".join("?" * len(row))
+        self._database.change(f"INSERT INTO {table} VALUES ({places})", *row)  # noqa: S608 ours
 
     def _note_schema(self, group: FeatureGroup) -> None:
         """Add what a format 1 registry did not keep, for a version that is as it was."""
-        row = (group.schema.serialize().to_pybytes(), group.name, group.version)
-        with self._db:
-            self._db.execute(
-                "UPDATE groups SET full_schema = ? WHERE name = ? AND version = ?", row
-            )
+        statement = "UPDATE groups SET full_schema = ? WHERE name = ? AND version = ?"
+        full = group.schema.serialize().to_pybytes()
+        self._database.change(statement, full, group.name, group.version)
 
     def _schema_number(self, group: FeatureGroup) -> int:
         siblings = [g for g in self.groups() if g.name == group.name]

@@ -1,13 +1,27 @@
 """What a conformance suite runs: the same cases over every implementation there is."""
 
+from concurrent.futures import Future
+
 import pyarrow as pa
 import pytest
 
 import hofflight as hof
+from hofflight.clock import SystemClock
+from hofflight.engine.embedded import Engine as KafkaEngine
+from hofflight.engine.kafka_partition import PartitionWorker
 from hofflight.eventlog.local import LocalLog, SyncThread
+from hofflight.features.registry import Registry
+from hofflight.features.sqlite import SqliteDatabase
+from hofflight.features.view import implicit_view
 from hofflight.replay.transformed import Transformation
 from hofflight.replay.windowed import How, database, windowed
-from hofflight.settings import LogSettings
+from hofflight.settings import EngineSettings, LogSettings
+from hofflight.testing.postgres import postgres_server
+from hofflight.wire.envelope import read_answer
+from hofflight.wire.ipc import encode_batch, join_message
+from hofflight.wire.kafka_record import Framing, RequestHead, decode_answers, encode_answers
+from hofflight.wire.rows import to_batch
+from tests.conformance.registries import PostgresPlace, SqlitePlace
 
 # --- engines: (group, rows) -> (late, overflowed windows, {column: value}) of each row
 
@@ -87,6 +101,54 @@ def kernel_replay(group, rows, directory):
     return replayed(group, rows, directory, "kernel")
 
 
+def kafka_worker(group, rows, directory):
+    """As records of a partition, two requests each, worked and answered as `hof worker` does."""
+    return list(records_worked(group, rows, directory))
+
+
+def records_worked(group, rows, directory):
+    registry = Registry(SqliteDatabase(directory / "registry.sqlite"))
+    record = registry.save_group(group, module="", created_us=1)
+    sync = SyncThread(LogSettings())
+    engine = KafkaEngine(
+        registry, lambda stream: LocalLog(directory / stream, sync, LogSettings()),
+        directory / "snapshots", SystemClock(), EngineSettings(),
+    )  # fmt: skip
+    try:
+        engine.load(group)
+        worker = PartitionWorker(0, engine, {record.partition: 1}, 1 << 20)
+        framing = Framing(group.input)
+        for offset, start in enumerate(range(0, len(rows), 2)):
+            asked = []
+            for number, row in enumerate(rows[start : start + 2], start=start):
+                message = join_message(*encode_batch(to_batch(row, group.input)))
+                id_ = number.to_bytes(16, "big")
+                head = RequestHead(number, id_, len(message), group.name, group.version)
+                asked.append((head, message))
+            value, headers = framing.encode(SystemClock.wall_us(), "hof.reply.00", 1, asked)
+            answered = Future()
+            worker.work(
+                record.partition, offset, framing.decode(value, headers),
+                lambda answers, refused, answered=answered: answered.set_result(answers),
+            )  # fmt: skip
+            answers = decode_answers(*encode_answers(1, answered.result(10))).answers
+            for found in sorted(answers, key=lambda one: one[0].call):
+                yield worker_outcome(group, *found)
+    finally:
+        engine.close()
+        sync.stop()
+        registry.close()
+
+
+def worker_outcome(group, head, batch, body):
+    meta = read_answer(head.meta)
+    assert meta.code == "OK", meta.error
+    over = [name.split(".")[1] for name, status in meta.status.items() if status == "OVERFLOW"]
+    schema = implicit_view(group).schema(group)
+    (row,) = pa.ipc.read_record_batch(pa.py_buffer(join_message(batch, body)), schema).to_pylist()
+    return outcome(meta.late, over, {n.split(".", 1)[1]: v for n, v in row.items()})
+
+
 ENGINES = {
     "embedded one row at a time": embedded_rows,
     "embedded batches": embedded_batches,
@@ -94,6 +156,7 @@ ENGINES = {
     "testing.run": testing_run,
     "kernel replay": kernel_replay,
     "duckdb replay": duckdb_replay,
+    "kafka worker": kafka_worker,
 }
 
 
@@ -154,3 +217,29 @@ def logs(request, tmp_path):
     logs = request.param(tmp_path)
     yield logs
     logs.close()
+
+
+# --- registries -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """One server for all; every test has a database of its own."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request, tmp_path):
+    """Every database that may hold a registry; empty."""
+    if request.param == "sqlite":
+        made = SqlitePlace(tmp_path)
+    else:
+        made = PostgresPlace(request.getfixturevalue("postgres"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def registry(place):
+    return place.open()

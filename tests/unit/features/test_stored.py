@@ -27,6 +27,7 @@ from hofflight.errors import (
 from hofflight.features.dataset import Dataset, Model, checked_tags, require_document
 from hofflight.features.records import package_versions, stored_record, view_record
 from hofflight.features.registry import Registry
+from hofflight.features.sqlite import SqliteDatabase
 from hofflight.features.stored import STORED_KEY_TYPES
 from hofflight.features.view import (
     Feature,
@@ -429,7 +430,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def registry(path):
-    with closing(Registry(path)) as opened:
+    with closing(Registry(SqliteDatabase(path))) as opened:
         yield opened
 
 
@@ -465,11 +466,11 @@ def test_saving_a_stored_group_again_is_no_change(registry):
 def test_stored_groups_are_there_after_reopening(path):
     """By name and version, with their columns in order; the newest is the highest number."""
     groups = [make_stored("web"), make_stored(version=10), make_stored(version=9, schema=MOVED)]
-    with closing(Registry(path)) as registry:
+    with closing(Registry(SqliteDatabase(path))) as registry:
         for group in groups:
             save(registry, group)
     for read_only in (True, False):
-        with closing(Registry(path, read_only=read_only)) as registry:
+        with closing(Registry(SqliteDatabase(path, read_only=read_only))) as registry:
             found = registry.stored_groups()
             assert [g.label for g in found] == ["customer.9", "customer.10", "web.1"]
             assert found[0].schema.equals(groups[2].schema)
@@ -562,7 +563,10 @@ def test_a_second_version_of_the_same_thing_may_have_its_name(registry, kind):
 
 def test_a_read_only_registry_keeps_nothing_new(path):
     """Readers stand beside the one writer, and see what it saves."""
-    with closing(Registry(path)) as writer, closing(Registry(path, read_only=True)) as reader:
+    with (
+        closing(Registry(SqliteDatabase(path))) as writer,
+        closing(Registry(SqliteDatabase(path, read_only=True))) as reader,
+    ):
         ITEMS["a stored group"](writer, "one")
         ITEMS["a dataset"](writer, "train")
 
@@ -580,10 +584,10 @@ def test_datasets_and_models_are_there_after_reopening(path):
     """Every field, by name and version."""
     datasets = [make_dataset(version=10), make_dataset(start_us=-5, rows=0), make_dataset("a", 2)]
     models = [Model("m", 2, "train", 1, {"run": "é"}), Model("m", 1, "train", 10)]
-    with closing(Registry(path)) as registry:
+    with closing(Registry(SqliteDatabase(path))) as registry:
         for document in (*datasets, *models):
             registry.save_document(document, created_us=3)
-    with closing(Registry(path)) as registry:
+    with closing(Registry(SqliteDatabase(path))) as registry:
         assert registry.datasets() == [datasets[2], datasets[1], datasets[0]]
         assert registry.models() == [models[1], models[0]]
 
@@ -689,7 +693,7 @@ def format_of(path):
 def test_a_registry_of_format_2_is_read_as_it_is(format_2):
     """A reader beside an older server: what is not there yet is empty, and nothing is written."""
     before = format_2.read_bytes()
-    with closing(Registry(format_2, read_only=True)) as registry:
+    with closing(Registry(SqliteDatabase(format_2, read_only=True))) as registry:
         assert [g.version for g in registry.groups()] == [1]
         assert registry.groups()[0].full == make_streaming().schema
         assert registry.views() == [View("fraud", 1, (Feature("card_tx", 1, "n"),), ("y",))]
@@ -708,14 +712,14 @@ def test_a_registry_of_format_2_is_read_as_it_is(format_2):
 def test_a_registry_of_format_2_is_brought_up_to_date(format_2):
     """Everything stays as it was, and the new things can be kept."""
     old_view = View("fraud", 1, (Feature("card_tx", 1, "n"),), ("y",))
-    with closing(Registry(format_2)) as registry:
+    with closing(Registry(SqliteDatabase(format_2))) as registry:
         assert registry.plan_group(make_streaming()).state == "unchanged"
         assert registry.plan_view(old_view).state == "unchanged"
         assert registry.plan_view(replace(old_view, on_missing="fail")).state == "changed"
         save(registry, make_stored())
         registry.save_document(make_dataset(), created_us=1)
     assert format_of(format_2) == 3
-    with closing(Registry(format_2)) as registry:
+    with closing(Registry(SqliteDatabase(format_2))) as registry:
         assert [g.created_us for g in registry.groups()] == [7]
         assert registry.views() == [old_view]
         assert [g.label for g in registry.stored_groups()] == ["customer.1"]
