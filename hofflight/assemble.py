@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from hofflight.app import App
+from hofflight.assemble_registry import open_registry, read_registry
 from hofflight.clock import SystemClock
 from hofflight.engine.embedded import Engine, Rebuilt
 from hofflight.engine.sealer import Sealer
@@ -21,11 +23,10 @@ from hofflight.errors import SettingsError, StoreFormat
 from hofflight.eventlog.local import LocalLog, LogReader, SyncThread
 from hofflight.eventlog.lock import StoreLock
 from hofflight.eventlog.store import Store
-from hofflight.features.registry import Registry
 from hofflight.observe.metrics import exposition, named
 from hofflight.online.lookups import Lookups
 from hofflight.server.join import Joiner
-from hofflight.settings import Settings, load_settings
+from hofflight.settings import Settings, load_settings, with_registry
 
 if TYPE_CHECKING:
     import asyncio
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from hofflight.clock import Clock
     from hofflight.eventlog.protocol import EventLog
     from hofflight.features.group import FeatureGroup
+    from hofflight.features.registry import Registry
     from hofflight.online.protocol import OnlineStore
     from hofflight.replay.offline import Offline
     from hofflight.replay.sealed import SealedLog
@@ -43,20 +45,27 @@ _HOF = (sys.executable, "-m", "hofflight.cli.main")
 
 
 def open_store(
-    path: str | Path, *, settings: Settings | None = None, clock: Clock | None = None
+    path: str | Path,
+    *,
+    settings: Settings | None = None,
+    registry: str | None = None,
+    clock: Clock | None = None,
 ) -> App:
     """Open a store directory for writing in this process, making it if it is new.
 
-    Raises: StoreLocked (HOF-501), StoreFormat (HOF-503), LogCorrupt (HOF-502).
+    `registry`: the address of one that others share, as `registry.url` in the settings.
+
+    Raises: StoreLocked (HOF-501), StoreFormat (HOF-503), LogCorrupt (HOF-502), RegistryUnavailable
+        (HOF-515), SettingsError (HOF-601).
     """
-    settings = settings or load_settings()
+    settings = with_registry(settings, registry)
     clock = clock or SystemClock()
     store = Store(Path(path))
     store.require(create=True)
     with contextlib.ExitStack() as undo:
         lock = StoreLock(store.lock)
         undo.callback(lock.release)
-        registry = Registry(store.registry)
+        known = open_registry(settings, path, clock=clock)
         undo.pop_all()
     sync = SyncThread(settings.log)
 
@@ -65,7 +74,7 @@ def open_store(
 
     @functools.cache
     def offline() -> Offline:
-        return _offline(store, registry, engine.group, settings, clock)
+        return _offline(store, known, engine.group, settings, clock)
 
     def rebuild(group: FeatureGroup) -> Rebuilt:
         from hofflight.replay.backfill import rebuild as rebuilt
@@ -84,10 +93,10 @@ def open_store(
             trim()
         finally:
             sync.stop()
-            registry.close()
+            known.close()
             lock.release()
 
-    engine = Engine(registry, open_log, store.snapshots, clock, settings.engine, rebuild)
+    engine = Engine(known, open_log, store.snapshots, clock, settings.engine, rebuild)
     lookups = Lookups(open_online(settings, store.online), settings.online.timeout_ms)
     joiner = Joiner(engine, lookups, open_log, clock, settings.engine)
     app = App(
@@ -139,7 +148,15 @@ def _sealer(
         return False
 
     command = [*_HOF, "log", "seal", "--store", str(store.path)]
-    return Sealer(command, is_due=is_due, sealed=trim, period_s=wanted.seal_check_s)
+    return Sealer(
+        command, is_due=is_due, sealed=trim, period_s=wanted.seal_check_s,
+        environment=_environment(settings),
+    )  # fmt: skip
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """That of processes which we start: a registry's password is nothing for a command line."""
+    return {**os.environ, "HOF_REGISTRY__URL": settings.registry.url}
 
 
 def _sealed_log(store: Store, stream: str) -> SealedLog:
@@ -175,13 +192,14 @@ def read_offline(
 ) -> Iterator[tuple[Offline, list[str]]]:
     """The offline verbs of a store beside whoever serves it, and the names of its logs.
 
-    `groups`: the code at hand. `keeps`: datasets and models may be kept; SQLite itself sees to it
-    that a server may read the registry meanwhile. Raises: StoreFormat (HOF-503).
+    `groups`: the code at hand. `keeps`: datasets and models may be kept; the registry itself sees
+    to it that others may use it meanwhile. Raises: as `read_store`.
     """
-    registry, logs = read_store(path)
+    settings = settings or load_settings()
+    registry, logs = read_store(path, settings)
     if keeps:
         registry.close()
-        registry = Registry(Store(Path(path)).registry)
+        registry = open_registry(settings, path)
     known = {(group.name, group.version): group for group in groups}
 
     def group_of(name: str, version: int | None) -> FeatureGroup:
@@ -191,17 +209,18 @@ def read_offline(
         return known[record.name, record.version]
 
     with contextlib.closing(registry):
-        chosen = settings or load_settings()
-        yield _offline(Store(Path(path)), registry, group_of, chosen, SystemClock()), [*logs]
+        yield _offline(Store(Path(path)), registry, group_of, settings, SystemClock()), [*logs]
 
 
 @contextlib.contextmanager
-def read_loader(path: str | Path) -> Iterator[tuple[Offline, Lookups]]:
+def read_loader(
+    path: str | Path, settings: Settings | None = None
+) -> Iterator[tuple[Offline, Lookups]]:
     """What loads stored groups beside whoever serves: the offline verbs, and the online store.
 
-    Raises: StoreFormat (HOF-503), SettingsError (HOF-601).
+    Raises: as `read_store`.
     """
-    settings = load_settings()
+    settings = settings or load_settings()
     with read_offline(path, settings=settings) as (offline, _):
         online = open_online(settings, Store(Path(path)).online)
         with contextlib.closing(Lookups(online, settings.online.timeout_ms)) as lookups:
@@ -215,6 +234,7 @@ def backfill_group(
     path: str | Path,
     group: FeatureGroup,
     *,
+    settings: Settings | None = None,
     mapping: Callable[[Any], Any] | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, int]:
@@ -230,8 +250,8 @@ def backfill_group(
     from hofflight.engine.snapshot import write_snapshot
     from hofflight.replay.backfill import rebuild
 
-    mapped = _map_history(path, group, mapping) if mapping is not None else 0
-    settings = load_settings()
+    settings = settings or load_settings()
+    mapped = _map_history(path, group, settings, mapping) if mapping is not None else 0
     store = Store(Path(path))
     with read_offline(path, settings=settings) as (offline, _):
         stream = offline.stream_of(group)
@@ -243,11 +263,12 @@ def backfill_group(
     return {"number": runner.folded, "keys": len(runner.state.keys), "mapped": mapped}
 
 
-def _map_history(path: str | Path, group: FeatureGroup, mapping: Callable[[Any], Any]) -> int:
+def _map_history(
+    path: str | Path, group: FeatureGroup, settings: Settings, mapping: Callable[[Any], Any]
+) -> int:
     """Fill the empty log of a new input schema; how many records it has now."""
     from hofflight.replay.mapped import mapped_entries
 
-    settings = load_settings()
     store = Store(Path(path))
     count = 0
     with open_store(path, settings=settings) as app:
@@ -272,15 +293,16 @@ def _map_history(path: str | Path, group: FeatureGroup, mapping: Callable[[Any],
     return count
 
 
-def read_store(path: str | Path) -> tuple[Registry, dict[str, LogReader]]:
+def read_store(
+    path: str | Path, settings: Settings | None = None
+) -> tuple[Registry, dict[str, LogReader]]:
     """Open a store for reading beside whoever writes it: its registry and its logs by name.
 
-    Raises: StoreFormat (HOF-503).
+    Raises: StoreFormat (HOF-503), RegistryUnavailable (HOF-515), SettingsError (HOF-601).
     """
+    registry = read_registry(settings or load_settings(), path)
     store = Store(Path(path))
-    store.require(create=False)
     names = sorted(p.name for p in store.log.iterdir()) if store.log.exists() else []
-    registry = Registry(store.registry, read_only=True)
     return registry, {name: LogReader(store.log / name) for name in names}
 
 
@@ -309,7 +331,7 @@ async def serve(
     loaded = app.loaded()
     records = [r for r in app.engine.registry.groups() if (r.name, r.version) in loaded]
     modules = sorted({record.module for record in records if record.module})
-    offline = OfflineProcess(_HOF, app.path, modules)
+    offline = OfflineProcess(_HOF, app.path, modules, _environment(settings))
     server = FlightServer(app.worker, settings.server, metrics=metrics, offline=offline)
     app.worker.lookups.attach()
     # 1. warm up

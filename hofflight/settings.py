@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -126,18 +127,119 @@ def _online_problem(online: OnlineSettings) -> str:
     return ""
 
 
+class RegistrySettings(BaseModel):
+    """Where groups and views are registered: the store's own file, or one that others share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: Annotated[str, Field(repr=False)] = ""  # it may hold a password
+
+    @model_validator(mode="after")
+    def _is_an_address(self) -> Self:
+        problem = _registry_problem(self.url)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+
+def _registry_problem(url: str) -> str:
+    """What is wrong with the registry's address, without a word of it: it may be a secret."""
+    scheme, _, rest = url.partition("://")
+    if scheme == "sqlite" and rest.startswith("/") and rest != "/":
+        return ""
+    if url and scheme != "postgresql":
+        return "registry.url is sqlite:///PATH or postgresql://USER@HOST:PORT/DATABASE"
+    # Else the end of a password would be taken for a host, and come back in an error.
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    if authority.count("@") > 1 or "@" in rest[len(authority) :]:
+        return "in registry.url write %40, %2F, %3F, %23 for @ / ? # within a user or a password"
+    return ""
+
+
+class KafkaSettings(BaseModel):
+    """The cluster between servers and workers; `bootstrap` empty: there is none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bootstrap: str = ""  # HOST:PORT, or several with commas
+    # What all topics begin with: several systems may share a cluster.
+    prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")] = "hof"
+    security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    username: str = ""
+    password: SecretStr = SecretStr("")
+    tls_ca: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    partitions: Annotated[int, Field(ge=1, le=10_000)] = 8
+    replication: Annotated[int, Field(ge=0, le=100)] = (
+        0  # 0: three, or as many as there are brokers
+    )
+    reply_topics: Annotated[int, Field(ge=1, le=100)] = 16
+    # Under the brokers' own default of 1,048,588 with its headers.
+    record_bytes_max: Annotated[int, Field(ge=64 * limits.KIB, le=64 * limits.MIB)] = 900_000
+    record_rows_max: Positive = 10_000
+    deadline_ms: Annotated[int, Field(ge=1, le=3_600_000)] = 2_000
+    request_timeout_ms: Annotated[int, Field(ge=100, le=600_000)] = 10_000
+    lease_ttl_ms: Annotated[int, Field(ge=500, le=600_000)] = 10_000
+
+    @model_validator(mode="after")
+    def _what_goes_together(self) -> Self:
+        problem = _kafka_problem(self)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+
+def _kafka_problem(kafka: KafkaSettings) -> str:
+    has_login = bool(kafka.username or kafka.password.get_secret_value())
+    if has_login != kafka.security.startswith("SASL"):
+        return "kafka.username and kafka.password belong to a kafka.security of SASL_..."
+    tls_files = (kafka.tls_ca, kafka.tls_certificate, kafka.tls_key)
+    if any(tls_files) and not kafka.security.endswith("SSL"):
+        return "kafka.tls_* need a kafka.security of SSL or SASL_SSL"
+    if (kafka.tls_certificate is None) != (kafka.tls_key is None):
+        return "kafka.tls_certificate and kafka.tls_key come together"
+    return ""
+
+
 class Settings(BaseSettings):
     """All sections, from arguments, then `HOF_SECTION__NAME` in the environment, then defaults."""
 
     model_config = SettingsConfigDict(
-        env_prefix="HOF_", env_nested_delimiter="__", extra="forbid", frozen=True
-    )
+        env_prefix="HOF_", env_nested_delimiter="__", extra="forbid", frozen=True,
+        hide_input_in_errors=True,
+    )  # fmt: skip
 
     log: LogSettings = LogSettings()
     engine: EngineSettings = EngineSettings()
     server: ServerSettings = ServerSettings()
     replay: ReplaySettings = ReplaySettings()
     online: OnlineSettings = OnlineSettings()
+    registry: RegistrySettings = RegistrySettings()
+    kafka: KafkaSettings = KafkaSettings()
+
+
+def with_registry(settings: Settings | None, url: str | None) -> Settings:
+    """The settings, without any those of this process; with this registry, where one is given.
+
+    Raises: SettingsError (HOF-601).
+    """
+    if url is None:
+        return settings or load_settings()
+    found = load_settings(registry={"url": url})
+    return found if settings is None else settings.model_copy(update={"registry": found.registry})
+
+
+def with_kafka(settings: Settings, bootstrap: str | None) -> Settings:
+    """The settings with these brokers, where they are given.
+
+    Raises: SettingsError (HOF-601).
+    """
+    if bootstrap is None:
+        return settings
+    given = settings.kafka.model_copy(update={"bootstrap": bootstrap})
+    return settings.model_copy(update={"kafka": given})
 
 
 def load_settings(**sections: dict[str, Any]) -> Settings:

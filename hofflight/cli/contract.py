@@ -17,17 +17,18 @@ _INTEGERS: Final = ("int", "uint")
 _FORMATS: Final = {"date32[day]": "date", "binary": "binary"}
 
 
-def show_contract(text: str, store: Path | None, url: str | None, *, json: bool) -> None:
-    """Print the contract of a view of a store or of a running server.
+def show_contract(
+    text: str, store: Path | None, registry: str | None, url: str | None, *, json: bool
+) -> None:
+    """Print the contract of a view of a running server, or of a store or registry.
 
     Raises: UnknownView (HOF-201).
     """
     name, version = named(text)
-    if store is not None:
-        found = _of_store(store, name, version)
-    else:
-        assert url is not None
+    if url is not None:
         found = _of_server(url, name, version)
+    else:
+        found = _of_store(store, registry, name, version)
     if json:
         print_json({**found, "json_schema": {
             "request": json_schema(f"{found['view']} request", [*found["input"], *found["keys"]]),
@@ -84,13 +85,16 @@ def _of_server(url: str, name: str, version: int | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _of_store(store: Path, name: str, version: int | None) -> dict[str, Any]:
+def _of_store(
+    store: Path | None, url: str | None, name: str, version: int | None
+) -> dict[str, Any]:
     """Out of the registry, which has every type, and needs no code."""
-    from hofflight.assemble import read_store
+    from hofflight.assemble_registry import read_registry
     from hofflight.features.stored import StoredGroup
     from hofflight.features.view import find_view, key_sources
+    from hofflight.settings import with_registry
 
-    registry, _ = read_store(store)
+    registry = read_registry(with_registry(None, url), store)
     with closing(registry):
         named = registry.view_named(name, version)
         view = find_view(*named, registry.views(), registry.any_group)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -10,11 +10,13 @@ import orjson
 import typer
 
 from hofflight.cli.contract import show_contract
-from hofflight.cli.options import Json, Store
+from hofflight.cli.options import AnyStore, Json, RegistryUrl
 from hofflight.cli.output import print_json, print_table, time_text
 from hofflight.errors import SettingsError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hofflight.features.records import GroupRecord
     from hofflight.features.stored import StoredGroup
     from hofflight.features.view import View
@@ -27,36 +29,35 @@ def describe(
         str | None,
         typer.Argument(metavar="[VIEW[@VERSION]]", help="One view's contract, dataset or model."),
     ] = None,
-    store: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A store directory.", show_default=False)
-    ] = None,
+    store: AnyStore = None,
+    registry: RegistryUrl = None,
     url: Annotated[
         str | None, typer.Option(metavar="grpc://HOST:PORT", help="A running server.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show groups, views, columns and types, of a store or of a running server.
+    """Show groups, views, columns and types, of a store, a registry or a running server.
 
     Of one view its contract: what goes in, the vector in order, as JSON Schema too (--json).
     """
-    if (store is None) == (url is None):
-        msg = "describe takes one of --store DIR and --url grpc://HOST:PORT"
+    if url is not None and (store is not None or registry is not None):
+        msg = "describe takes --url grpc://HOST:PORT, or --store DIR or --registry URL"
         raise SettingsError(msg)
     if view is not None:
-        show_contract(view, store, url, json=json)
-    elif store is not None:
-        _describe_store(store, json=json)
+        show_contract(view, store, registry, url, json=json)
     elif url is not None:
         _describe_server(url, json=json)
+    else:
+        _describe_store(store, registry, json=json)
 
 
-def history(store: Store, json: Json = False) -> None:
+def history(store: AnyStore = None, registry: RegistryUrl = None, json: Json = False) -> None:
     """Show every version of every group: when it came, its hash, from where."""
-    from hofflight.assemble import read_store
+    from hofflight.assemble_registry import read_registry
+    from hofflight.settings import with_registry
 
-    registry, _ = read_store(store)
-    versions = [version_entry(record) for record in registry.groups()]
-    registry.close()
+    with closing(read_registry(with_registry(None, registry), store)) as known:
+        versions = [version_entry(record) for record in known.groups()]
     if json:
         print_json({"versions": versions})
         return
@@ -115,16 +116,16 @@ def described_view(view: View) -> dict[str, Any]:
     }
 
 
-def _describe_store(store: Path, *, json: bool) -> None:
-    from hofflight.assemble import read_store
+def _describe_store(store: Path | None, url: str | None, *, json: bool) -> None:
+    from hofflight.assemble_registry import read_registry
+    from hofflight.settings import with_registry
 
-    registry, _ = read_store(store)
-    groups = [described_group(record) for record in registry.groups()]
-    stored = [described_stored(group) for group in registry.stored_groups()]
-    views = [described_view(view) for view in registry.views()]
-    datasets = [msgspec.to_builtins(dataset) for dataset in registry.datasets()]
-    models = [msgspec.to_builtins(model) for model in registry.models()]
-    registry.close()
+    with closing(read_registry(with_registry(None, url), store)) as registry:
+        groups = [described_group(record) for record in registry.groups()]
+        stored = [described_stored(group) for group in registry.stored_groups()]
+        views = [described_view(view) for view in registry.views()]
+        datasets = [msgspec.to_builtins(dataset) for dataset in registry.datasets()]
+        models = [msgspec.to_builtins(model) for model in registry.models()]
     if json:
         print_json({
             "groups": groups, "stored_groups": stored, "views": views, "datasets": datasets,

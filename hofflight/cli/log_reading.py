@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hofflight.cli.options import End, Json, Start, Store
+from hofflight.cli.options import End, Json, RegistryUrl, Start, Store
 from hofflight.cli.output import note, print_json, print_table, progress
 from hofflight.errors import SettingsError
 
@@ -27,11 +27,12 @@ _FORMS = ("table", "jsonl", "parquet")
 
 
 @app.command("ls")
-def list_streams(store: Store, json: Json = False) -> None:
+def list_streams(store: Store, registry: RegistryUrl = None, json: Json = False) -> None:
     """List the logs: one per group and input schema."""
     from hofflight.assemble import read_offline
+    from hofflight.settings import with_registry
 
-    with read_offline(store) as (offline, names):
+    with read_offline(store, settings=with_registry(None, registry)) as (offline, names):
         streams = [stream_entry(name, offline.history_of(name)) for name in names]
     if json:
         print_json({"streams": streams})
@@ -45,6 +46,7 @@ def show_stream(
     stream: Annotated[str, typer.Argument(help="A name that `hof log ls` shows.")],
     *,
     store: Store,
+    registry: RegistryUrl = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows; 20.")] = None,
     output: Annotated[
         str, typer.Option("--as", metavar="table|jsonl|parquet", help="How rows are shown.")
@@ -67,11 +69,12 @@ def show_stream(
     from hofflight.eventlog.joins import is_join_stream
     from hofflight.replay.log_rows import Filter, join_entries
     from hofflight.replay.span import Span
+    from hofflight.settings import with_registry
 
     if output not in _FORMS:
         msg = f"--as takes one of {', '.join(_FORMS)}, got {output!r}"
         raise SettingsError(msg)
-    with read_offline(store) as (offline, names):
+    with read_offline(store, settings=with_registry(None, registry)) as (offline, names):
         if stream in names and is_join_stream(stream):
             if output == "parquet" or key or start or end or answers:
                 msg = f"{stream} is the log of a joined view: it has no key and no times"
@@ -101,16 +104,18 @@ def seal_streams(
     streams: Annotated[
         list[str] | None, typer.Argument(metavar="[STREAM]...", help="Which logs; all without.")
     ] = None,
+    registry: RegistryUrl = None,
     json: Json = False,
 ) -> None:
     """Turn what the logs hold into Parquet, beside a running server too."""
     from dataclasses import asdict
 
     from hofflight.assemble import read_offline
+    from hofflight.settings import with_registry
 
     with suppress(OSError):
         os.nice(10)  # serving goes first
-    with read_offline(store) as (offline, names):
+    with read_offline(store, settings=with_registry(None, registry)) as (offline, names):
         if unknown := sorted(set(streams or ()) - set(names)):
             msg = f"there is no log {unknown}; there are {names}"
             raise SettingsError(msg)

@@ -8,6 +8,7 @@ import sys
 import typer
 
 from hofflight.cli import (
+    dead_letters,
     demo,
     doctor,
     inspection,
@@ -16,6 +17,7 @@ from hofflight.cli import (
     registration,
     serving,
     stored,
+    working,
 )
 from hofflight.errors import DefinitionError, HofError, SettingsError
 from hofflight.observe.events import configure_events
@@ -28,13 +30,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    registration.plan, registration.register, serving.serve,
+    registration.plan, registration.register, serving.serve, working.worker,
     stored.materialize, offline.train, stored.model, offline.label, offline.verify,
     offline.backfill,
     inspection.describe, inspection.history, doctor.doctor,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(log_reading.app, name="log")
+app.add_typer(dead_letters.app, name="dlq")
 app.add_typer(demo.app, name="demo")
 
 

@@ -10,7 +10,7 @@ import orjson
 import typer
 
 from hofflight.cli.modules import collect
-from hofflight.cli.options import End, Json, Modules, Start, Store, named
+from hofflight.cli.options import End, Json, Modules, RegistryUrl, Start, Store, named
 from hofflight.cli.output import note, print_json, print_table, progress
 from hofflight.cli.stored import show_dataset
 from hofflight.errors import SettingsError
@@ -33,6 +33,7 @@ def train(
     view: View,
     *,
     store: Store,
+    registry: RegistryUrl = None,
     modules: Modules = "",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help=".parquet or .arrow")
@@ -66,6 +67,7 @@ def train(
     """Write a view's vectors as they were served, with labels, for training."""
     from hofflight.assemble import read_offline
     from hofflight.replay.offline import Ask
+    from hofflight.settings import with_registry
 
     if out is None and save is None:
         msg = "train takes --out FILE, --save NAME, or both"
@@ -74,7 +76,10 @@ def train(
     name, version = named(view)
     groups = [group for _, group in collect(modules)]
     with (
-        read_offline(store, groups, keeps=save is not None) as (offline, _),
+        read_offline(store, groups, with_registry(None, registry), keeps=save is not None) as (
+            offline,
+            _,
+        ),
         progress(f"training {name}", rows_of(offline, name, version)) as advance,
     ):
         if save is not None:
@@ -91,13 +96,15 @@ def label(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Parquet, CSV, JSON lines, Arrow.")],
     *,
     store: Store,
+    registry: RegistryUrl = None,
     json: Json = False,
 ) -> None:
     """Keep labels of a view's rows, by request_id (and row) or by key and event time."""
     from hofflight.assemble import read_offline
+    from hofflight.settings import with_registry
 
     name, version = named(view)
-    with read_offline(store) as (offline, _):
+    with read_offline(store, settings=with_registry(None, registry)) as (offline, _):
         rows = offline.label(name, version, file)
     if json:
         print_json({"view": name, "rows": rows})
@@ -109,6 +116,7 @@ def verify(
     view: View,
     *,
     store: Store,
+    registry: RegistryUrl = None,
     modules: Modules = "",
     since: Annotated[
         str | None, typer.Option("--since", metavar="TIME", help="Only what arrived from then on.")
@@ -126,9 +134,11 @@ def verify(
 ) -> None:
     """Compare every answer with what DuckDB makes of the log; exit 1 on any difference."""
     from hofflight.assemble import read_offline
+    from hofflight.settings import with_registry
 
     name, version = named(view)
-    with read_offline(store, [group for _, group in collect(modules)]) as (offline, _):
+    groups = [group for _, group in collect(modules)]
+    with read_offline(store, groups, with_registry(None, registry)) as (offline, _):
         if request is not None:
             found = offline.explain(name, version, request, changed_code=changed_code)
             _show_explained(found, json=json)
@@ -153,6 +163,7 @@ def backfill(
     group: Annotated[str, typer.Argument(metavar="GROUP[@VERSION]", help="A registered group.")],
     *,
     store: Store,
+    registry: RegistryUrl = None,
     modules: Modules = "",
     mapping: Annotated[
         str | None,
@@ -164,13 +175,15 @@ def backfill(
 ) -> None:
     """Compute a group version's windows from history, so that it serves warm at once."""
     from hofflight.assemble import backfill_group, read_offline
+    from hofflight.settings import with_registry
 
     chosen = _group(group, modules)
     function = _function(mapping) if mapping else None
-    with read_offline(store) as (offline, _):
+    settings = with_registry(None, registry)
+    with read_offline(store, settings=settings) as (offline, _):
         rows = offline.rows_for(chosen)
     with progress(f"backfilling {group}", rows) as advance:
-        done = backfill_group(store, chosen, mapping=function, progress=advance)
+        done = backfill_group(store, chosen, settings=settings, mapping=function, progress=advance)
     if json:
         print_json(done)
     else:

@@ -15,6 +15,21 @@ _NAMED: Final = re.compile(r"([^@]+)(?:@([1-9][0-9]{0,8}))?")
 Store = Annotated[
     Path, typer.Option("--store", metavar="DIR", help="The store directory.", show_default=False)
 ]
+AnyStore = Annotated[
+    Path | None,
+    typer.Option("--store", metavar="DIR", help="A store directory.", show_default=False),
+]
+RegistryUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--registry", metavar="URL", show_default=False,
+        help="sqlite:///PATH or postgresql://..., where others share it; the store's own without.",
+    ),
+]  # fmt: skip
+Kafka = Annotated[
+    str | None,
+    typer.Option("--kafka", metavar="HOST:PORT,...", help="The brokers.", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Target = Annotated[
     str, typer.Argument(metavar="MODULE[:NAME]", help="Where feature groups are declared.")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import typer
 
 from hofflight.cli.modules import collect, collect_stored, collect_views
-from hofflight.cli.options import Json, Store, Target
+from hofflight.cli.options import AnyStore, Json, Kafka, RegistryUrl, Target
 from hofflight.cli.output import note, print_json
 from hofflight.clock import SystemClock
 from hofflight.errors import StoreLocked, UnknownView
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from hofflight.features.group import FeatureGroup
@@ -25,39 +26,85 @@ if TYPE_CHECKING:
 _MARKS = {"created": "+", "changed": "!", "unchanged": "="}
 
 
-def plan(target: Target, store: Store, json: Json = False) -> None:
+def plan(
+    target: Target, store: AnyStore = None, registry: RegistryUrl = None, json: Json = False
+) -> None:
     """Show what `register` would do: created, changed (refused, exit 1), unchanged."""
+    from hofflight.assemble_registry import planned_registry
+    from hofflight.settings import with_registry
+
     groups = [group for _, group in collect(target)]
     stored = collect_stored(target)
-    changes = planned(store, groups, stored, views_of(target, [*groups, *stored]))
+    settings = with_registry(None, registry)
+    views = views_of(target, [*groups, *stored])
+    with closing(planned_registry(settings, store)) as known:
+        changes = changes_of(known, groups, stored, views)
     show(changes, json=json)
     _exit_if_changed(changes)
 
 
-def register(target: Target, store: Store, json: Json = False) -> None:
-    """Keep the feature groups of a module in a store; a changed one is refused, and all with it."""
-    from hofflight.assemble import open_store
+def register(
+    target: Target,
+    store: AnyStore = None,
+    registry: RegistryUrl = None,
+    kafka: Kafka = None,
+    json: Json = False,
+) -> None:
+    """Keep a module's groups in a store or registry; a changed one is refused, and all with it.
 
+    A registry apart from the store is written beside whoever serves from it. --kafka makes the
+    topics that are missing, too.
+    """
     groups, stored = collect(target), collect_stored(target)
     views = views_of(target, [*(group for _, group in groups), *stored])
+    with _writable(store, registry, target) as known, known.writing():
+        changes = changes_of(known, [group for _, group in groups], stored, views)
+        if not any(change.state == "changed" for change in changes):
+            for module, group in groups:
+                known.save_group(group, module=module, created_us=SystemClock.wall_us())
+            for each in stored:
+                known.save_stored(each, created_us=SystemClock.wall_us())
+            for view in views:
+                known.save_view(view, created_us=SystemClock.wall_us())
+    topics = _made_topics(kafka, registry, store, [group for _, group in groups], changes)
+    show(changes, topics, json=json)
+    _exit_if_changed(changes)
+
+
+def _made_topics(
+    kafka: str | None, registry: str | None, store: Path | None, groups: Sequence[FeatureGroup],
+    changes: Sequence[Change],
+) -> list[str]:  # fmt: skip
+    """The Kafka topics that were missing."""
+    from hofflight.settings import with_kafka, with_registry
+
+    settings = with_kafka(with_registry(None, registry), kafka)
+    if not settings.kafka.bootstrap or any(change.state == "changed" for change in changes):
+        return []
+    from hofflight.assemble_kafka import make_topics
+
+    return make_topics(settings, groups, store)
+
+
+@contextmanager
+def _writable(store: Path | None, url: str | None, target: str) -> Iterator[Registry]:
+    """The registry itself: `app.register` would also fold a group's whole log."""
+    from hofflight.assemble import open_store
+    from hofflight.assemble_registry import open_registry
+    from hofflight.settings import with_registry
+
+    settings = with_registry(None, url)
+    if settings.registry.url or store is None:
+        with closing(open_registry(settings, store)) as known:
+            yield known
+        return
     try:
-        app = open_store(store)
+        app = open_store(store, settings=settings)
     except StoreLocked as error:
         hint = f"to add groups, restart that server with --modules {target}"
         raise StoreLocked(error.message, hint=hint) from error
     with app:
-        # Straight into the registry: `app.register` would also fold the group's whole log.
-        registry = app.engine.registry
-        changes = changes_of(registry, [group for _, group in groups], stored, views)
-        if not any(change.state == "changed" for change in changes):
-            for module, group in groups:
-                registry.save_group(group, module=module, created_us=SystemClock.wall_us())
-            for each in stored:
-                registry.save_stored(each, created_us=SystemClock.wall_us())
-            for view in views:
-                registry.save_view(view, created_us=SystemClock.wall_us())
-    show(changes, json=json)
-    _exit_if_changed(changes)
+        yield app.engine.registry
 
 
 def views_of(target: str, groups: Sequence[AnyGroup]) -> list[View]:
@@ -94,36 +141,14 @@ def changes_of(
     ]
 
 
-def planned(
-    store: Path,
-    groups: Sequence[FeatureGroup],
-    stored: Sequence[StoredGroup],
-    views: Sequence[View],
-) -> list[Change]:
-    """What registering each of them would do; in a store that is still to be made, all is new."""
-    from hofflight.assemble import read_store
-    from hofflight.features.records import Change
-
-    if not store.exists() or (store.is_dir() and not any(store.iterdir())):
-        return [
-            *(Change("group", group.name, group.version, "created") for group in groups),
-            *(Change("stored group", each.name, each.version, "created") for each in stored),
-            *(Change("view", view.name, view.version, "created") for view in views),
-        ]
-    registry, _ = read_store(store)
-    try:
-        return changes_of(registry, groups, stored, views)
-    finally:
-        registry.close()
-
-
-def show(changes: Sequence[Change], *, json: bool) -> None:
-    """Print changes, the diff of each changed one below it."""
+def show(changes: Sequence[Change], topics: Sequence[str] = (), *, json: bool) -> None:
+    """Print changes, the diff of each changed one below it; then topics that were made."""
     if json:
         fields = ("kind", "name", "version", "state", "diff")
-        print_json({"changes": [{f: getattr(change, f) for f in fields} for change in changes]})
+        found = [{f: getattr(change, f) for f in fields} for change in changes]
+        print_json({"changes": found, **({"topics": topics} if topics else {})})
         return
-    for line in change_lines(changes):
+    for line in [*change_lines(changes), *(f"+ topic {topic} created" for topic in topics)]:
         print(line)
 
 

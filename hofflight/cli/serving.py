@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hofflight.cli.modules import collect, collect_stored, collect_views
-from hofflight.cli.options import Json, Modules, Store
+from hofflight.cli.options import AnyStore, Json, Kafka, Modules, RegistryUrl
 from hofflight.cli.output import print_json
+from hofflight.cli.signals import stop_on_signal
 from hofflight.errors import SettingsError
 from hofflight.observe.events import Events
 
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from hofflight.settings import Settings
 
 _events = Events("hofflight.cli")
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def serve(
     *,
-    store: Store,
+    store: AnyStore = None,
+    registry: RegistryUrl = None,
+    kafka: Kafka = None,
     modules: Modules = "",
     grpc: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="127.0.0.1:8817; port 0 takes any.")
@@ -47,8 +48,11 @@ def serve(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Serve a store over Arrow Flight. SIGTERM or SIGINT drains and ends; a second one ends now."""
-    from hofflight.assemble import open_store
+    """Serve over Arrow Flight, a store or, with --kafka, what the workers behind it answer.
+
+    SIGTERM or SIGINT drains and ends; a second one ends now.
+    """
+    from hofflight.settings import with_kafka, with_registry
 
     given: dict[str, Any] = {
         "grpc": grpc,
@@ -58,7 +62,36 @@ def serve(
         "tls_key": tls_key,
         "tokens": read_tokens(token_file) if token_file else None,
     }
-    settings = settings_of(given, durability)
+    settings = with_kafka(with_registry(settings_of(given, durability), registry), kafka)
+    if store is None:
+        _serve_kafka(settings, modules, json=json)
+    elif kafka is not None:
+        msg = "serve takes --store DIR or --kafka HOST:PORT: before Kafka it keeps nothing"
+        raise SettingsError(msg)
+    else:
+        _serve_store(store, settings, modules, json=json)
+
+
+def _serve_kafka(settings: Settings, modules: str, *, json: bool) -> None:
+    from hofflight.assemble_kafka import serve_kafka
+
+    if not settings.kafka.bootstrap:
+        msg = "serve takes --store DIR or --kafka HOST:PORT"
+        raise SettingsError(msg)
+    if modules:
+        msg = "before Kafka a server needs no code: --modules belong to `hof worker`"
+        raise SettingsError(msg, hint="`hof register` tells the registry what there is")
+
+    async def run() -> None:
+        with stop_on_signal() as stop:
+            await serve_kafka(settings, ready=partial(_ready, json=json), stop=stop)
+
+    asyncio.run(run())
+
+
+def _serve_store(store: Path, settings: Settings, modules: str, *, json: bool) -> None:
+    from hofflight.assemble import open_store
+
     groups = collect(modules)
     with open_store(store, settings=settings) as app:
         for module, group in groups:
@@ -116,29 +149,15 @@ def warn_of_missing_code(app: App) -> None:
 
 
 async def serve_until_signal(app: App, settings: Settings, *, json: bool) -> None:
-    """Serve; the first signal drains, a second one ends the process with 1.
-
-    The log survives either, so the impatient end costs a recovery and no answered request.
-    """
+    """Serve; the first signal drains, a second one ends the process with 1."""
     from hofflight.assemble import serve as serve_store
 
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    with stop_on_signal() as stop:
+        await serve_store(app, settings, ready=partial(_ready, json=json), stop=stop)
 
-    def begin_to_stop() -> None:
-        stop.set()
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)
-            # Closing the store keeps the loop busy, so this one must not need the loop.
-            signal.signal(number, lambda *_: os._exit(1))
 
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, begin_to_stop)
-
-    def ready(address: str) -> None:
-        if json:
-            print_json({"address": address})
-        else:
-            print(f"serving at {address}", flush=True)
-
-    await serve_store(app, settings, ready=ready, stop=stop)
+def _ready(address: str, *, json: bool) -> None:
+    if json:
+        print_json({"address": address})
+    else:
+        print(f"serving at {address}", flush=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from hofflight.cli.options import Json, Store, named
+from hofflight.cli.options import Json, RegistryUrl, Store, named
 from hofflight.cli.output import print_json, print_table, progress
 from hofflight.errors import SettingsError
 
@@ -29,6 +29,7 @@ def materialize(
     ] = None,
     *,
     store: Store,
+    registry: RegistryUrl = None,
     mode: Annotated[
         str,
         typer.Option("--mode", metavar="full|incremental", help="Incremental: newer rows only."),
@@ -43,12 +44,13 @@ def materialize(
     The newest row of each key is served; all go into the history that training joins with.
     """
     from hofflight.assemble import read_loader
+    from hofflight.settings import with_registry
 
     if (source is None) != refill:
         msg = "materialize takes a SOURCE, or --refill"
         raise SettingsError(msg)
     name, version = named(group)
-    with read_loader(store) as (offline, lookups):
+    with read_loader(store, with_registry(None, registry)) as (offline, lookups):
         if source is None:
             with progress(f"refilling {name}", offline.loaded_rows(name, version)) as advance:
                 rows = offline.refill(name, version, lookups, advance)
@@ -65,6 +67,7 @@ def model(
     name: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]", help="Its name.")],
     *,
     store: Store,
+    registry: RegistryUrl = None,
     dataset: Annotated[
         str,
         typer.Option("--dataset", metavar="NAME[@VERSION]", help="What it was trained on."),
@@ -76,13 +79,15 @@ def model(
 ) -> None:
     """Keep which training dataset a model was trained on: requests may then name the model."""
     from hofflight.assemble import read_offline
+    from hofflight.settings import with_registry
 
     pairs = [tag.partition("=") for tag in tags or ()]
     if wrong := [key for key, is_, _ in pairs if not is_ or not key]:
         msg = f"--tag takes KEY=VALUE, got {wrong}"
         raise SettingsError(msg)
-    with read_offline(store, keeps=True) as (offline, _):
-        kept = offline.model(*named(name), named(dataset), {key: value for key, _, value in pairs})
+    kept_tags = {key: value for key, _, value in pairs}
+    with read_offline(store, settings=with_registry(None, registry), keeps=True) as (offline, _):
+        kept = offline.model(*named(name), named(dataset), kept_tags)
     _show(msgspec.to_builtins(kept), json=json)
 
 

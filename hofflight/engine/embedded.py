@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hofflight.clock import Clock
+    from hofflight.engine.runner import Decoded
     from hofflight.eventlog.protocol import EventLog, Request, Served
     from hofflight.features.group import FeatureGroup
     from hofflight.features.registry import Registry
@@ -156,6 +157,19 @@ class Engine:
         elif requests:
             self._submit(self._work_of(requests[0]), requests)
 
+    def stream_of(self, served: Served) -> str:
+        """The log that a view's group reads."""
+        return self._by_group[served.group, served.group_version].partition.name
+
+    def behind_kafka(self, stream: str, require_here: Callable[[Runner, Decoded], None]) -> int:
+        """Up to which offset the log of a stream has entries, -1 for none.
+
+        `require_here` refuses rows that belong to another partition, from now on.
+        """
+        partition = self._works[stream].partition
+        partition.require_here = require_here
+        return partition.known_offset
+
     def streams(self) -> dict[str, int]:
         """The logs at work, by name: the number of each one's last record."""
         return {n: work.partition.log.last_number() for n, work in sorted(self._works.items())}
@@ -231,6 +245,7 @@ class Engine:
         partition.ids.young_after = ids_after(self._snapshots / name)
         for position, meta in log.read_meta(partition.ids.young_after):
             partition.ids.add(meta.id, position, number=meta.number, arrival_us=meta.arrival_us)
+            partition.known_offset = max(partition.known_offset, meta.offset)
         work = self._works[name] = _Work(partition, threading.RLock(), FunctionWatch(self._clock))
         work.snapshot_number = log.last_number()
         return work
@@ -350,5 +365,5 @@ def _void(request: Request, number: int, error: TransformTimeout, clock: Clock) 
     served = request.served
     return EntryMeta(
         number, clock.wall_us(), request.id, 0, served.view, served.version, served.group_version,
-        served.code_hash, error.code, error=error.message,
+        served.code_hash, error.code, error=error.message, offset=request.offset,
     )  # fmt: skip

@@ -29,7 +29,8 @@ def recorded_answer(entry: Entry, request: Request, runner: Runner) -> Answer | 
         raise IdReused(msg, hint="make a new id for every new event; reuse it only to retry")
     if meta.code != OK:
         error = by_code().get(meta.code, HofError)
-        if issubclass(error, Indefinite):
+        # The same Kafka record again is no new try: it would hang again.
+        if issubclass(error, Indefinite) and (request.offset == -1 or request.offset > meta.offset):
             return None
         raise error(meta.error)
     if meta.group_version != runner.group.version:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Final
 from hofflight.observe.events import Events
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _STOP_S: Final = 5.0
 _events = Events("hofflight.engine")
 
 
 class Sealer:
-    """`is_due` decides, `command` seals, `sealed` is called after it did."""
+    """`is_due` decides, `command` seals in `environment`, `sealed` is called after it did."""
 
     def __init__(
         self,
@@ -29,8 +29,10 @@ class Sealer:
         is_due: Callable[[], bool],
         sealed: Callable[[], object],
         period_s: float,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._command = command
+        self._environment = environment
         self._is_due = is_due
         self._sealed = sealed
         self._period_s = period_s
@@ -58,7 +60,7 @@ class Sealer:
     def _seal(self) -> None:
         self._process = subprocess.Popen(  # noqa: S603 our own command line
             self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.PIPE, env=self._environment,
         )  # fmt: skip
         _, said = self._process.communicate()
         if self._process.returncode == 0:

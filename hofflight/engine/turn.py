@@ -13,6 +13,8 @@ The order is the guarantee; do not reorder.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from hofflight.engine.recorded import recorded_answer
@@ -83,10 +85,22 @@ class Partition:
         self.counters = counters
         self.ids = RequestIds(settings)
         self.runners: dict[int, Runner] = {}
+        # Behind Kafka: up to which record the log had entries at the start, and what refuses rows
+        # that belong elsewhere.
+        self.known_offset = -1
+        self.require_here: Callable[[Runner, Decoded], None] | None = None
 
     def turn(self, requests: Sequence[Request]) -> None:
-        """Answer every request, exactly once each."""
-        arrival_us, started_s = self.clock.wall_us(), self.clock.monotonic_s()
+        """Answer every request, exactly once each.
+
+        Those of one Kafka record came together, those of two did not: a lane may bring both.
+        """
+        if len(requests) > 1 and len({request.arrival_us for request in requests}) > 1:
+            for _, together in groupby(requests, key=attrgetter("arrival_us")):
+                self.turn(list(together))
+            return
+        arrival_us = requests[0].arrival_us or self.clock.wall_us()
+        started_s = self.clock.monotonic_s()
         self.counters.turns += 1
         self.counters.requests += len(requests)
         works: list[Work] = []
@@ -132,6 +146,8 @@ class Partition:
                 msg = "the deadline had passed before the work began"
                 raise DeadlinePassed(msg)
             decoded = runner.decode(request.head, request.body, request.raw)
+            if self.require_here is not None:
+                self.require_here(runner, decoded)
             if request.store:
                 position = self.ids.find(request.id)
                 if position is not None:
@@ -140,6 +156,9 @@ class Partition:
                         self.counters.repeated += 1
                         self._when_durable(lambda: request.finish(repeated))
                         return
+                elif 0 <= request.offset <= self.known_offset:
+                    msg = "the record was read before, and what became of it is not known"
+                    raise Indefinite(msg, hint="ask again with the same request id")
         except HofError as error:
             self._refuse(request, runner, error)
         except Exception as error:
@@ -193,6 +212,7 @@ class Partition:
         meta = EntryMeta(
             number, arrival_us, request.id, work.decoded.rows, request.served.view,
             request.served.version, runner.group.version, runner.code_hash, OK,
+            offset=request.offset,
         )  # fmt: skip
         if work.failed is not None:
             meta.code, meta.error = work.failed.code, work.failed.message

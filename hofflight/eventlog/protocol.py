@@ -31,6 +31,9 @@ class Served:
     (`parts`), rows of `stored` groups are looked up by key, where `keys` are the columns of keys
     that no row has and the request gives. `group` is its first streaming group, "" without one.
     is_part: its answers are values for whoever joins them, in no bytes.
+
+    partition_key, partitions: the input columns of the key by whose hash rows are spread, and over
+    how many partitions; 0 where nothing is spread.
     """
 
     view: str
@@ -47,6 +50,8 @@ class Served:
     keys: pa.Schema = NO_COLUMNS
     on_missing: OnMissing = "mark"
     is_part: bool = False
+    partition_key: tuple[str, ...] = ()
+    partitions: int = 0
 
     @property
     def is_joined(self) -> bool:
@@ -73,7 +78,9 @@ class Request:
 
     id: 16 bytes. deadline_s: on the monotonic clock. store: False peeks. wants_answer: False for
     events without answers (DoPut); the answer then has metadata and zero rows.
-    keys: of stored groups, unchecked. reply: called exactly once, from any thread; use `finish`.
+    keys: of stored groups, unchecked. key_hash: of the only key of its rows, where the client says
+    so. offset: where it stands in a Kafka partition, -1 where there is none. arrival_us: when it
+    came, 0 for now. reply: called exactly once, from any thread; use `finish`.
     raw: plain values of its only row, where somebody has read and checked them. beside: what was
     looked up for it. is_logged: its rows count, whatever becomes of the reply.
     record: what the log says of them, once they are there.
@@ -93,6 +100,9 @@ class Request:
     is_finished: bool = False
     is_logged: bool = False
     record: EntryMeta | None = None
+    key_hash: int | None = None
+    offset: int = -1
+    arrival_us: int = 0
 
     def finish(self, answer: Answer) -> None:
         """Reply, unless somebody did: a watchdog may have answered for a thread that hung."""
@@ -142,6 +152,7 @@ class EntryMeta(msgspec.Struct, array_like=True):
     late: rows that came too late; empty when none did. overflow: rows whose window
     sum left int64, by window.
     answered: False for events taken in without an answer. joined: what each row was joined from.
+    offset: of the Kafka record that brought it, -1 where none did.
     """
 
     number: int
@@ -158,6 +169,7 @@ class EntryMeta(msgspec.Struct, array_like=True):
     overflow: dict[str, list[int]] = {}
     error: str = ""
     joined: list[JoinRecord] = []
+    offset: int = -1
 
 
 class Entry(NamedTuple):

@@ -48,6 +48,7 @@ def flight_info(served: Served, views: list[Served]) -> Any:
         "groups": _groups(served),
         "limits": {"rows": limits.request_rows_max, "bytes": limits.message_bytes_max},
         "versions": sorted(other.version for other in views if other.view == served.view),
+        **_partitioning(served),
     }
     return FlightInfo(
         schema=schema_message(served.output_schema),
@@ -92,11 +93,19 @@ def _described(served: Served) -> dict[str, Any]:
         "keys": _columns(served.keys),
         "input": _columns(served.input_schema),
         "output": _columns(served.output_schema),
+        **_partitioning(served),
     }
 
 
 def _columns(schema: pa.Schema) -> list[dict[str, str]]:
     return [{"name": field.name, "type": str(field.type)} for field in schema]
+
+
+def _partitioning(served: Served) -> dict[str, Any]:
+    """How rows are spread; nothing where they are not, or by several keys at once."""
+    if not served.partitions or served.is_joined:
+        return {}
+    return {"partition_key": list(served.partition_key), "partitions": served.partitions}
 
 
 def _groups(served: Served) -> list[str]:

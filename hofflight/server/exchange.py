@@ -138,7 +138,7 @@ class Exchange:
             deadline_s = own_s if deadline_s is None else min(own_s, deadline_s)
         return Request(
             opened.served, head, data.data_body, meta.id or self._shared.new_id(), reply,
-            deadline_s, meta.store, opened.wants_answer, meta.keys,
+            deadline_s, meta.store, opened.wants_answer, meta.keys, key_hash=meta.key_hash,
         )  # fmt: skip
 
     def _rows_of(self, head: bytes) -> int:

@@ -29,7 +29,7 @@ from hofflight.errors import (
 from hofflight.features.group import NAME
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 _RETRY_AFTER_MS: Final = 1_000
 _BATCH_ROWS: Final = 8_192
@@ -71,12 +71,22 @@ class LabelBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class OfflineProcess:
-    """Runs the offline verbs of a store. `command`: how `hof` is called here."""
+    """Runs the offline verbs of a store. `command`: how `hof` is called here.
 
-    def __init__(self, command: Sequence[str], store: Path, modules: Sequence[str]) -> None:
+    environment: of the processes; this one's for None.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        store: Path,
+        modules: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._command = ("nice", "-n", "10", *command)
         self._store = str(store)
         self._modules = ",".join(modules)
+        self._environment = environment
         self._turn = asyncio.Lock()
 
     @asynccontextmanager
@@ -137,7 +147,7 @@ class OfflineProcess:
             process = await asyncio.create_subprocess_exec(
                 *self._command, verb, "--json", "--store", self._store, *arguments,
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE, env=self._environment,
             )  # fmt: skip
             try:
                 printed, said = await process.communicate()

@@ -1,0 +1,71 @@
+"""`hof worker`: answers the records of a group's topics, until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import typer
+
+from hofflight.cli.modules import collect
+from hofflight.cli.options import Json, Kafka, Modules, RegistryUrl, Store
+from hofflight.cli.output import print_json
+from hofflight.cli.signals import stop_on_signal
+from hofflight.errors import SettingsError
+
+
+def worker(
+    *,
+    group: Annotated[str, typer.Option(metavar="NAME", help="The group, in all its versions.")],
+    store: Store,
+    modules: Modules,
+    kafka: Kafka = None,
+    registry: RegistryUrl = None,
+    partitions: Annotated[
+        str | None,
+        typer.Option(metavar="0-3,7", help="Which of the topic's; all, where left out."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Answer a group's requests that servers put into Kafka: windows and all, without Spark.
+
+    Its state is in the store, one folder a partition. A partition has one worker at a time. SIGTERM
+    or SIGINT ends it when all that was read is answered.
+    """
+    from hofflight.assemble_kafka import work_kafka
+    from hofflight.settings import with_kafka, with_registry
+
+    settings = with_kafka(with_registry(None, registry), kafka)
+    chosen = [found for _, found in collect(modules) if found.name == group]
+    if not chosen:
+        msg = f"--modules {modules!r} declare no group {group!r}"
+        raise SettingsError(msg)
+
+    def ready(found: dict[str, Any]) -> None:
+        if json:
+            print_json(found)
+        else:
+            listed = ", ".join(map(str, found["partitions"]))
+            print(f"working {found['group']}, partitions {listed}", flush=True)
+
+    async def run() -> None:
+        with stop_on_signal() as stop:
+            numbers = None if partitions is None else partition_numbers(partitions)
+            await work_kafka(store, chosen, settings, partitions=numbers, ready=ready, stop=stop)
+
+    asyncio.run(run())
+
+
+def partition_numbers(text: str) -> list[int]:
+    """The numbers of `0-3,7`.
+
+    Raises: SettingsError (HOF-601).
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, is_range, last = part.strip().partition("-")
+        if not first.isdecimal() or (is_range and not last.isdecimal()):
+            msg = f"--partitions {text!r} is no list of numbers such as 0-3,7"
+            raise SettingsError(msg)
+        found += range(int(first), int(last or first) + 1)
+    return found
