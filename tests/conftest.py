@@ -1,8 +1,14 @@
-"""How much hypothesis tries: `HYPOTHESIS_PROFILE=fast|ci|soak`, see the Makefile's lanes."""
+"""What all tests share: how much hypothesis tries, and one Kafka broker.
+
+`HYPOTHESIS_PROFILE=fast|ci|soak`: see the Makefile's lanes.
+"""
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from hofflight.testing.kafka import kafka_broker
 
 for profile, max_examples in {"fast": 20, "ci": 100, "soak": 2_000}.items():
     settings.register_profile(
@@ -14,3 +20,18 @@ for profile, max_examples in {"fast": 20, "ci": 100, "soak": 2_000}.items():
         suppress_health_check=[HealthCheck.too_slow],  # the same
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session")
+def broker():
+    """A Kafka broker for tests that make topics of their own; who stops or kills starts another."""
+    with kafka_broker() as broker:
+        yield broker
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(items):
+    """Whoever uses the broker is marked, so that `make check` can do without."""
+    for item in items:
+        if "broker" in item.fixturenames:
+            item.add_marker(pytest.mark.kafka)

@@ -53,7 +53,7 @@ def leaves(model, models, prefix):
 def all_errors(error=hofflight.errors.HofError):
     yield error
     for child in error.__subclasses__():
-        if child.__module__ == hofflight.errors.__name__:
+        if child.__module__.startswith(f"{hofflight.errors.__name__}."):
             yield from all_errors(child)
 
 

@@ -12,6 +12,7 @@ import pytest
 from pyarrow import flight
 
 from hofflight import limits
+from hofflight.client.client import connect
 from hofflight.wire.envelope import read_answer
 from tests.unit.server.running_server import INPUT, Exchange, RunningServer, action, batch
 
@@ -182,6 +183,17 @@ def test_flight_info_has_output_schema_input_schema_versions_and_limits(client):
         "limits": {"rows": limits.request_rows_max, "bytes": limits.message_bytes_max},
         "versions": [1, 2], "groups": ["g@3"], "keys": [],
     }  # fmt: skip
+
+
+def test_our_client_hashes_the_keys_of_a_view_whose_rows_are_spread(server):
+    with connect(f"grpc://127.0.0.1:{server.port}", deadline_ms=10_000) as ours:
+        info = ours.view("spread")
+        vector = ours.vector("spread", batch(1.5))
+        (described,) = ours.describe("spread")["views"]
+
+    assert (info.partition_key, info.partitions) == (("card",), 8)
+    assert (described["partition_key"], described["partitions"]) == (["card"], 8)
+    assert vector.to_dict()["g.twice"] == 3.0
 
 
 def test_get_schema_gives_the_output_schema(client):

@@ -189,9 +189,9 @@ def test_two_threads_that_seal_and_a_writer_lose_nothing(store, live, replayed, 
 
 def test_a_version_whose_types_are_not_known_is_not_sealed(store):
     """A registry of an older release: registering it again is the way, and is said."""
-    database = store.app.engine.registry._db
-    database.execute("UPDATE groups SET full_schema = x'' WHERE version = 2")
-    database.commit()
+    store.app.engine.registry._database.change(
+        "UPDATE groups SET full_schema = x'' WHERE version = 2"
+    )
 
     with pytest.raises(StoreFormat, match="register it once"):
         store.app.seal()

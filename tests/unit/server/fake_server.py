@@ -34,6 +34,7 @@ class FakeWorker:
     """Answers each row with its key and twice its amount.
 
     echo: at once. thread: from another thread, 5 ms later. slow: the same, 500 ms later.
+    spread: by card, over 8 partitions.
     big: with 1 MiB of text a row. bug: `submit` raises. old: bind refuses. never: no answer.
     Amount 13 fails its request alone.
     """
@@ -43,12 +44,15 @@ class FakeWorker:
         self.batches = []
 
     def views(self):
-        names = [("echo", 1), ("echo", 2), *((n, 1) for n in ("thread", "slow", "big", "bug"))]
+        others = ("thread", "slow", "big", "bug", "spread")
+        names = [("echo", 1), ("echo", 2), *((name, 1) for name in others)]
         return [self.served(name, version) for name, version in names]
 
     def served(self, name, version):
+        spread = {"partition_key": ("card",), "partitions": 8} if name == "spread" else {}
         return Served(
-            name, version, "g", 3, "c0de", INPUT, OUTPUT, ("is_fraud",), gains_from_company=True
+            name, version, "g", 3, "c0de", INPUT, OUTPUT, ("is_fraud",), gains_from_company=True,
+            **spread,
         )  # fmt: skip
 
     def bind(self, view, version):
