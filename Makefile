@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-EXTRAS := kafka spark pandas polars redis delta mlflow otel plots demo dev
+EXTRAS := kafka spark pandas polars redis postgres delta mlflow otel plots demo dev
 
 UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python
 # One resolution for all: the tools constrain all.lock, all.lock constrains the lock of each extra.
@@ -18,20 +18,20 @@ FAST_LANES := $(wildcard tests/house tests/unit tests/conformance)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: setup demo test check bench soak lint lock clean help
+.PHONY: setup demo test check bench soak jars lint lock clean help postgres
 
 setup: $(COMPLETE) $(VENV)/.stamp-project ## install every extra into .venv
 
 demo: $(FOR_DEMO) $(VENV)/.stamp-project ## card transactions become feature vectors, end to end
 	$(BIN)/hof demo cards
 
-test: setup lint ## everything but soak: lint, types, import contracts, the whole suite
+test: setup postgres jars lint ## everything but soak: lint, types, import contracts, the whole suite
 	$(BIN)/python -m pytest -m "not soak"
 
-check: setup lint ## the fast lane: lint, types, contracts, house + unit + conformance tests
-	HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest -m "not soak" $(FAST_LANES)
+check: setup postgres lint ## the fast lane: lint, types, contracts, house + unit + conformance tests
+	HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest -m "not soak and not kafka" $(FAST_LANES)
 
-soak: setup ## the long repetitions, and property tests with many more examples
+soak: setup jars ## the long repetitions, and property tests with many more examples
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m soak --timeout 3600
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m "not soak" --timeout 3600 $(wildcard tests/property)
 
@@ -39,6 +39,13 @@ bench: setup ## three JSON lines: serving beside a bare echo, replay beside the 
 	$(BIN)/python benchmarks/bench_exchange.py --json
 	$(BIN)/python benchmarks/bench_replay.py --json
 	$(BIN)/python benchmarks/bench_join.py --json
+
+# Tests wait for no download. Debian's root may add what is missing; others are told what it is.
+jars: setup ## Kafka's jars into the user's cache, checked, for the broker of the tests
+	$(BIN)/python -m hofflight.testing.kafka_jars || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -q \
+		&& apt-get install -yq --no-install-recommends default-jdk-headless maven \
+		&& $(BIN)/python -m hofflight.testing.kafka_jars; }
 
 lint: setup ## ruff, mypy and the import contracts
 	$(BIN)/ruff check
@@ -72,6 +79,13 @@ $(BIN)/pip:
 		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -q \
 		&& apt-get install -yq --no-install-recommends python3-venv \
 		&& $(PYTHON) -m venv --clear $(VENV); }
+
+# The tests of a shared registry start a PostgreSQL server of Debian's; root may add it.
+postgres:
+	@command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -q \
+		&& apt-get install -yq --no-install-recommends postgresql; } \
+	|| { echo "PostgreSQL's server is missing, for the tests: apt-get install postgresql"; exit 1; }
 
 $(VENV)/.stamp-tools: requirements/tools.lock | $(BIN)/pip
 	$(BIN)/pip install --quiet --require-hashes -r $<
