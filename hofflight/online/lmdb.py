@@ -53,7 +53,8 @@ class LmdbStore:
         self._check_at_s = 0.0
         self._is_closed = False
 
-    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    async def get_many(self, keys: Sequence[bytes], *, patient: bool = False) -> list[bytes | None]:
+        del patient  # a file does not keep anybody waiting
         return self.get_now(keys)
 
     def get_now(self, keys: Sequence[bytes]) -> list[bytes | None]:

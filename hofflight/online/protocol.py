@@ -38,8 +38,10 @@ class OnlineStore(Protocol):
 
     waits: bool
 
-    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    async def get_many(self, keys: Sequence[bytes], *, patient: bool = False) -> list[bytes | None]:
         """The values of keys, in their order, None where there is none; all as of one moment.
+
+        patient: for a load, which may take as long as a write; no request waits for it.
 
         Raises: OnlineUnavailable (HOF-510).
         """

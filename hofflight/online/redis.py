@@ -56,7 +56,12 @@ class RedisStore:
         self._is_closed = False
         self._leaving: set[asyncio.Task[None]] = set()
 
-    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    async def get_many(self, keys: Sequence[bytes], *, patient: bool = False) -> list[bytes | None]:
+        if patient and keys:
+            found: list[bytes | None] = await self._of_load(
+                b"MGET", *(self._prefix + key for key in keys)
+            )
+            return found
         answer: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
 
         def done(found: Found) -> None:
@@ -64,10 +69,10 @@ class RedisStore:
                 answer.set_result(found)
 
         self.start_get(keys, self.timeout_s, done)
-        found = await answer
-        if isinstance(found, OnlineUnavailable):
-            raise found
-        return found
+        outcome = await answer
+        if isinstance(outcome, OnlineUnavailable):
+            raise outcome
+        return outcome
 
     def start_get(
         self, keys: Sequence[bytes], timeout_s: float, done: Callable[[Found], None]
@@ -89,11 +94,9 @@ class RedisStore:
         check_keys(items)
         if not items:
             return
-        parts = [part for key, value in items for part in (self._prefix + key, value)]
-        try:
-            await self._ask(self._load_timeout_s, b"MSET", *parts)
-        except (*_FAILURES, AllBusyError) as error:
-            raise OnlineUnavailable(self._in_words(error, self._load_timeout_s)) from error
+        await self._of_load(
+            b"MSET", *(part for key, value in items for part in (self._prefix + key, value))
+        )
 
     async def health(self) -> Health:
         try:
@@ -151,6 +154,13 @@ class RedisStore:
         task = asyncio.get_running_loop().create_task(left.leave(why))
         self._leaving.add(task)  # a loop holds its tasks weakly
         task.add_done_callback(self._leaving.discard)
+
+    async def _of_load(self, *parts: bytes) -> Any:
+        """The answer to a command of a load."""
+        try:
+            return await self._ask(self._load_timeout_s, *parts)
+        except (*_FAILURES, AllBusyError) as error:
+            raise OnlineUnavailable(self._in_words(error, self._load_timeout_s)) from error
 
     async def _ask(self, timeout_s: float, *parts: bytes) -> Any:
         """The answer to one command, from the node that has the store's keys."""

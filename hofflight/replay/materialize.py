@@ -236,7 +236,7 @@ class Materializer:
         count = 0
         for keys, rows in packed:
             places = [prefix + key for key in keys]
-            before = self._run(self._store.get_many(places))
+            before = self._run(self._store.get_many(places, patient=True))
             items = [
                 (place, value)
                 for place, old, row in zip(places, before, rows, strict=True)
@@ -270,7 +270,7 @@ class Materializer:
     # --- a store that lost the group ---
 
     def _page(self) -> Mapping[str, Commits]:
-        (page,) = self._run(self._store.get_many([COMMITS_KEY]))
+        (page,) = self._run(self._store.get_many([COMMITS_KEY], patient=True))
         try:
             return {} if page is None else read_commits(page)
         except StoredUnreadable:

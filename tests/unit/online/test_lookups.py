@@ -29,7 +29,7 @@ class Local:
             raise self.failure
         return [b"value of " + key for key in keys]
 
-    async def get_many(self, keys):
+    async def get_many(self, keys, *, patient=False):
         return self.get_now(keys)
 
     async def close(self):
@@ -64,7 +64,7 @@ class Remote:
         for done, found in held:
             done(found)
 
-    async def get_many(self, keys):
+    async def get_many(self, keys, *, patient=False):
         await asyncio.sleep(0)
         if self.failure is not None:
             raise self.failure

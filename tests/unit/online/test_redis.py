@@ -309,21 +309,23 @@ def connections(server):
     return int(re.search(rb"connected_clients:(\d+)", server.ask("INFO", "clients"))[1])
 
 
-def test_a_write_may_take_longer_than_a_lookup(valkey, opened, run):
-    """A load is not in a hurry."""
+def test_a_load_may_take_longer_than_a_lookup(valkey, opened, run):
+    """It is not in a hurry: neither its writes nor its reads."""
     store = opened(valkey.url, timeout_ms=20, load_timeout_ms=60_000)
 
     async def slow():
         await until_it_answers(store, b"a")
         valkey.stop()
         writing = asyncio.create_task(store.put_many([(b"a", b"1")]))
+        reading = asyncio.create_task(store.get_many([b"b"], patient=True))
         await asyncio.sleep(0.3)
         assert not writing.done()
+        assert not reading.done()
         valkey.cont()
         await writing
-        return await until_it_answers(store, b"a")
+        return await until_it_answers(store, b"a"), await reading
 
-    assert run(slow()) == [b"1"]
+    assert run(slow()) == ([b"1"], [None])
 
 
 def test_a_write_gives_up_too(valkey, opened, run):
@@ -333,6 +335,8 @@ def test_a_write_gives_up_too(valkey, opened, run):
 
     with pytest.raises(OnlineUnavailable, match="within 50 ms"):
         run(store.put_many([(b"a", b"1")]))
+    with pytest.raises(OnlineUnavailable, match="within 50 ms"):
+        run(store.get_many([b"a"], patient=True))
     valkey.cont()
     run(store.put_many([(b"a", b"2")]))
     assert run(store.get_many([b"a"])) == [b"2"]

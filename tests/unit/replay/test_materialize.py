@@ -501,7 +501,7 @@ class Memory:
         self.data = {}
         self.fail = lambda items: None
 
-    async def get_many(self, keys):
+    async def get_many(self, keys, *, patient=False):
         return [self.data.get(key) for key in keys]
 
     async def put_many(self, items):

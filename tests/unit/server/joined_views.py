@@ -131,7 +131,7 @@ class MemoryStore:
             return OnlineUnavailable("the store is away")
         return [self.rows.get(key) for key in keys]
 
-    async def get_many(self, keys):
+    async def get_many(self, keys, *, patient=False):
         found = self.find(keys)
         if isinstance(found, OnlineUnavailable):
             raise found
