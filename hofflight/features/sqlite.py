@@ -39,6 +39,7 @@ class SqliteDatabase:
     `clock`: that of the machine, which all who open the file share.
 
     Raises: StoreFormat (HOF-503), it cannot be opened or is no registry; nothing was written.
+        RegistryUnavailable (HOF-515), it is locked for too long.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class SqliteDatabase:
             self._open()
         except sqlite3.DatabaseError as error:
             self._db.close()
+            if error.sqlite_errorname.startswith("SQLITE_BUSY"):  # somebody was stopped in a write
+                raise self._unavailable(error) from error
             msg = f"{self._name} is not a registry: {error}"
             raise StoreFormat(msg) from error
         except HofError:
@@ -72,7 +75,10 @@ class SqliteDatabase:
         if self._read_only:
             require_format(self._format())
             return
-        require_format(self._format())  # before anything locks a file that may be none of ours
+        found = self._format()  # before anything locks a file that may be none of ours
+        require_format(found)
+        if found == FORMAT and len(TABLES) <= len(self._tables()):
+            return  # and nobody has to wait for whoever writes
         with self.writing():
             require_format(found := self._format())
             # By its columns, not its number: a migration may have been killed in between.
@@ -83,6 +89,9 @@ class SqliteDatabase:
                 self._db.execute(table)
             if found != FORMAT:
                 self._db.execute(f"PRAGMA user_version = {FORMAT}")
+
+    def _tables(self) -> list[Any]:
+        return self._db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
 
     def _format(self) -> int:
         (found,) = self._db.execute("PRAGMA user_version").fetchone()

@@ -1,7 +1,9 @@
 """What dies, stops or lies between a client and its worker: one outcome each, counted once."""
 
 import asyncio
+import contextlib
 import signal
+import sqlite3
 import threading
 import time
 import uuid
@@ -124,6 +126,22 @@ def test_servers_workers_and_the_broker_are_killed_in_turn_under_load(tmp_path):
     assert sum(one["rows"] for one in verified) == sum(ledger.answered.values())
 
 
+def stop_outside_a_write(server, registry):
+    """SQLite has one lock for everybody: whoever is stopped with it stops the others too."""
+    for _ in range(100):
+        server.send_signal(signal.SIGSTOP)
+        with contextlib.closing(sqlite3.connect(registry, timeout=0)) as database:
+            try:
+                database.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                server.send_signal(signal.SIGCONT)
+                time.sleep(0.05)
+            else:
+                database.rollback()
+                return
+    raise AssertionError("it always writes")
+
+
 def test_a_server_that_slept_past_its_lease_answers_nothing_of_before(tmp_path, broker):
     """Another one may have its topic by then; it takes a new epoch and goes on."""
     place = KafkaPlace(tmp_path, broker.bootstrap, reply_topics=1, lease_ttl_ms=1_000)
@@ -141,7 +159,7 @@ def test_a_server_that_slept_past_its_lease_answers_nothing_of_before(tmp_path, 
             asking = threading.Thread(target=ask)
             asking.start()
             time.sleep(1)  # it is in the topic, and nobody works
-            server.send_signal(signal.SIGSTOP)
+            stop_outside_a_write(server, tmp_path / "registry.sqlite")
             time.sleep(1.5)
             with place.working():
                 time.sleep(1)

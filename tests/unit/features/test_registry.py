@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 import hofflight as hof
-from hofflight.errors import ReadOnly, StoreFormat, VersionChanged
+from hofflight.errors import ReadOnly, RegistryUnavailable, StoreFormat, VersionChanged
 from hofflight.features.registry import Registry
 from hofflight.features.sqlite import SqliteDatabase
 
@@ -156,3 +156,22 @@ def test_a_migration_that_was_killed_is_ended_by_the_next_start(path):
     with closing(Registry(SqliteDatabase(path))) as registry:
         assert save(registry, make_group()).full == make_group().schema
     assert columns_of_groups(path)[1] == 3
+
+
+def test_who_writes_does_not_keep_others_from_opening_it(path, registry):
+    """A process may be stopped in the middle of a write; reading goes on."""
+    save(registry, make_group())
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with closing(Registry(SqliteDatabase(path))) as opened:
+            assert opened.group("card_tx", 1).version == 1
+
+
+def test_one_that_stays_locked_is_not_there_for_now(path, registry, monkeypatch):
+    """It is a registry all the same, and the next try may find it."""
+    monkeypatch.setattr("hofflight.features.sqlite._BUSY_S", 0.05)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(RegistryUnavailable, match=r"HOF-515.*locked"):
+            SqliteDatabase(path)
+    SqliteDatabase(path).close()
