@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
@@ -12,6 +13,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from hofflight import limits
 from hofflight.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -179,6 +183,7 @@ class KafkaSettings(BaseModel):
     # Under the brokers' own default of 1,048,588 with its headers.
     record_bytes_max: Annotated[int, Field(ge=64 * limits.KIB, le=64 * limits.MIB)] = 900_000
     record_rows_max: Positive = 10_000
+    features: bool = True  # workers export what they answered
     deadline_ms: Annotated[int, Field(ge=1, le=3_600_000)] = 2_000
     request_timeout_ms: Annotated[int, Field(ge=100, le=600_000)] = 10_000
     lease_ttl_ms: Annotated[int, Field(ge=500, le=600_000)] = 10_000
@@ -248,6 +253,7 @@ def load_settings(**sections: dict[str, Any]) -> Settings:
     Raises:
         SettingsError: HOF-601, naming the setting, what came and what is allowed.
     """
+    _require_known(os.environ)
     try:
         return Settings(**sections)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -255,3 +261,16 @@ def load_settings(**sections: dict[str, Any]) -> Settings:
         name = ".".join(str(part) for part in first["loc"])
         # The message never shows the value: it may be a secret.
         raise SettingsError(f"setting {name}: {first['msg']}") from error
+
+
+def _require_known(names: Iterable[str]) -> None:
+    """Refuse variables of the environment that are no settings; within a section pydantic does."""
+    known = Settings.model_fields
+    for name in names:
+        section, mark, _ = name.lower().removeprefix("hof_").partition("__")
+        if not name.lower().startswith("hof_") or (section in known and mark):
+            continue
+        if mark or section in known:
+            msg = f"the environment has {name}, which is no setting"
+            hint = f"HOF_SECTION__NAME; sections are {', '.join(known)}"
+            raise SettingsError(msg, hint=hint)

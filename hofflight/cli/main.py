@@ -11,6 +11,7 @@ from hofflight.cli import (
     dead_letters,
     demo,
     doctor,
+    health,
     inspection,
     log_reading,
     offline,
@@ -33,7 +34,7 @@ for command in (
     registration.plan, registration.register, serving.serve, working.worker,
     stored.materialize, offline.train, stored.model, offline.label, offline.verify,
     offline.backfill,
-    inspection.describe, inspection.history, doctor.doctor,
+    inspection.describe, inspection.history, doctor.doctor, health.health,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(log_reading.app, name="log")

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 _WARNING_EVERY_S: Final = 60.0
 _LOOKS_PER_TIMEOUT: Final = 4
 _STOP_GRACE_S: Final = 0.2
+_HEALTH_NAMES: Final = ("", SERVICE)
 # Head, metadata and the few bytes of protobuf around a body of the largest size.
 _MESSAGE_BYTES_MAX: Final = (
     limits.message_bytes_max + limits.header_bytes_max + limits.metadata_bytes_max + limits.KIB
@@ -100,6 +101,12 @@ class FlightServer:
         self._log.info("serving", grpc=settings.grpc, port=port)
         return port
 
+    async def tell_ready(self, *, is_ready: bool) -> None:
+        """Say in health whether requests can be answered; a server that drains says no for good."""
+        status = health_pb2.HealthCheckResponse
+        for name in _HEALTH_NAMES:
+            await self._health.set(name, status.SERVING if is_ready else status.NOT_SERVING)
+
     async def drain(self) -> bool:
         """Stop gracefully; True if every request under way was answered within the time.
 
@@ -144,8 +151,7 @@ class FlightServer:
     async def _add_standard_services(self) -> None:
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        for name in ("", SERVICE):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self.tell_ready(is_ready=True)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 

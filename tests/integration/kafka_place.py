@@ -83,17 +83,24 @@ class KafkaPlace:
 
     @contextmanager
     def started(self, command, wait_s, **more):
+        """A process that has said that it is ready, and what it said."""
+        with self.process(command, **more) as process:
+            readable, _, _ = select.select([process.stdout], [], [], wait_s)
+            line = process.stdout.readline() if readable else ""
+            assert line, process.log.read_text()
+            yield process, json.loads(line)
+
+    @contextmanager
+    def process(self, command, **more):
+        """A process, killed at the end; `log` is what it writes to its standard error."""
         log = self.folder / f"{uuid.uuid4().hex}.log"
         with log.open("wb") as errors, subprocess.Popen(
             command, cwd=self.folder, env={**self.environment, **more}, text=True,
             stdout=subprocess.PIPE, stderr=errors,
         ) as process:  # fmt: skip
+            process.log = log
             try:
-                readable, _, _ = select.select([process.stdout], [], [], wait_s)
-                line = process.stdout.readline() if readable else ""
-                assert line, log.read_text()
-                process.log = log
-                yield process, json.loads(line)
+                yield process
             finally:
                 process.kill()
 
