@@ -6,8 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import gc
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +13,9 @@ import pyarrow as pa
 
 from hofflight.app import App
 from hofflight.assemble_registry import open_registry, read_registry
+from hofflight.assemble_sealing import HOF, environment, open_sealer, sealed_log
 from hofflight.clock import SystemClock
 from hofflight.engine.embedded import Engine, Rebuilt
-from hofflight.engine.sealer import Sealer
 from hofflight.engine.views import code_not_loaded
 from hofflight.errors import SettingsError, StoreFormat
 from hofflight.eventlog.local import LocalLog, LogReader, SyncThread
@@ -38,10 +36,8 @@ if TYPE_CHECKING:
     from hofflight.features.registry import Registry
     from hofflight.online.protocol import OnlineStore
     from hofflight.replay.offline import Offline
-    from hofflight.replay.sealed import SealedLog
 
 # How this very installation is called as a command.
-_HOF = (sys.executable, "-m", "hofflight.cli.main")
 
 
 def open_store(
@@ -84,7 +80,7 @@ def open_store(
 
     def trim() -> None:
         if store.sealed.exists():
-            app.trim(lambda stream: _sealed_log(store, stream).manifest().sealed_to)
+            app.trim(lambda stream: sealed_log(store, stream).manifest().sealed_to)
 
     def on_close() -> None:
         try:
@@ -103,7 +99,7 @@ def open_store(
         engine, joiner, clock, path=store.path, offline=offline, announce=lock.announce,
         on_close=on_close,
     )  # fmt: skip
-    sealer = _sealer(store, settings, app, clock, trim)
+    sealer = open_sealer(store.path, [(store, app.streams)], settings, clock, trim)
     return app
 
 
@@ -122,47 +118,6 @@ def open_online(settings: Settings, directory: Path) -> OnlineStore:
         msg = "online.url needs the extra `redis`"
         raise SettingsError(msg, hint="pip install 'hofflight[redis]'") from None
     return RedisStore(settings.online)
-
-
-def _sealer(
-    store: Store, settings: Settings, app: App, clock: Clock, trim: Callable[[], None]
-) -> Sealer | None:
-    """Seals by size and age, as the settings say; None where both are off."""
-    wanted = settings.log
-    if not wanted.seal_bytes and not wanted.seal_age_s:
-        return None
-
-    def is_due() -> bool:
-        # Once a minute beside serving, so it looks at names, sizes and times alone.
-        for stream, last_number in app.streams().items():
-            sealed = _sealed_log(store, stream)
-            sealed_to = sealed.manifest().sealed_to
-            if last_number <= sealed_to:
-                continue
-            log = LogReader(store.log / stream)
-            if 0 < wanted.seal_bytes <= log.bytes_after(sealed_to):
-                return True
-            age_s = (clock.wall_us() - (sealed.sealed_us() or log.first_arrival_us())) / 1e6
-            if 0 < wanted.seal_age_s <= age_s:
-                return True
-        return False
-
-    command = [*_HOF, "log", "seal", "--store", str(store.path)]
-    return Sealer(
-        command, is_due=is_due, sealed=trim, period_s=wanted.seal_check_s,
-        environment=_environment(settings),
-    )  # fmt: skip
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    """That of processes which we start: a registry's password is nothing for a command line."""
-    return {**os.environ, "HOF_REGISTRY__URL": settings.registry.url}
-
-
-def _sealed_log(store: Store, stream: str) -> SealedLog:
-    from hofflight.replay.sealed import SealedLog
-
-    return SealedLog(store.sealed / stream)
 
 
 def _offline(
@@ -331,7 +286,7 @@ async def serve(
     loaded = app.loaded()
     records = [r for r in app.engine.registry.groups() if (r.name, r.version) in loaded]
     modules = sorted({record.module for record in records if record.module})
-    offline = OfflineProcess(_HOF, app.path, modules, _environment(settings))
+    offline = OfflineProcess(HOF, app.path, modules, environment(settings))
     server = FlightServer(app.worker, settings.server, metrics=metrics, offline=offline)
     app.worker.lookups.attach()
     # 1. warm up

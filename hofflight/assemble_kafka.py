@@ -8,23 +8,18 @@ import dataclasses
 import gc
 import secrets
 import socket
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from hofflight.assemble_registry import open_registry
 from hofflight.clock import SystemClock
-from hofflight.engine.embedded import Engine
-from hofflight.engine.kafka_consumer import Consumer, Place
-from hofflight.engine.kafka_partition import PartitionWorker
 from hofflight.errors import SettingsError, WrongType
 from hofflight.eventlog.dead_letters import DeadLetters, WayBack
-from hofflight.eventlog.local import LocalLog, SyncThread
-from hofflight.eventlog.lock import StoreLock
-from hofflight.eventlog.store import Store
 from hofflight.eventlog.topics import (
     dead_letters,
+    features_spec,
     input_spec,
     input_topic,
     reply_topics,
@@ -36,15 +31,17 @@ from hofflight.server.kafka_worker import KafkaWorker
 from hofflight.server.reply_path import ReplyPath
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable
     from pathlib import Path
 
     from hofflight.eventlog.kafka import Cluster
     from hofflight.features.group import FeatureGroup
     from hofflight.features.registry import Registry
+    from hofflight.server.serve import FlightServer
     from hofflight.settings import Settings
 
 _CATALOG_S = 1.0
+_HEALTH_S = 0.2
 
 
 def cluster_of(settings: Settings) -> Cluster:
@@ -70,14 +67,34 @@ def make_topics(
     Raises: TopicProblem (HOF-513), KafkaUnavailable (HOF-512); WrongType (HOF-103), a key that has
         no hash.
     """
+    groups = list(groups)
+    for group in groups:
+        _require_hashed(group)
     with contextlib.closing(open_registry(settings, store, read_only=True)) as registry:
-        by_stream: dict[str, list[FeatureGroup]] = {}
-        for group in groups:
-            _require_hashed(group)
-            stream = registry.group(group.name, group.version).partition
-            by_stream.setdefault(stream, []).append(group)
-    inputs = [input_spec(s, found, settings.kafka) for s, found in sorted(by_stream.items())]
-    return asyncio.run(cluster_of(settings).ensure([*shared_specs(settings.kafka), *inputs]))
+        by_stream = streams_of(groups, registry)
+    inputs = {s: input_spec(s, found, settings.kafka) for s, found in sorted(by_stream.items())}
+    cluster = cluster_of(settings)
+
+    async def make() -> list[str]:
+        made = await cluster.ensure([*shared_specs(settings.kafka), *inputs.values()])
+        counts = await cluster.partitions([spec.name for spec in inputs.values()])
+        features = [
+            features_spec(group, counts[spec.name], settings.kafka)
+            for stream, spec in inputs.items()
+            for group in by_stream[stream]
+        ]
+        return made + await cluster.ensure(features)
+
+    return asyncio.run(make())
+
+
+def streams_of(groups: Iterable[FeatureGroup], registry: Registry) -> dict[str, list[FeatureGroup]]:
+    """Group versions by the log that they read."""
+    found: dict[str, list[FeatureGroup]] = {}
+    for group in groups:
+        stream = registry.group(group.name, group.version).partition
+        found.setdefault(stream, []).append(group)
+    return found
 
 
 def _require_hashed(group: FeatureGroup) -> None:
@@ -113,7 +130,7 @@ async def serve_kafka(
         catalog = RegistryCatalog(registry, lambda stream: counts.get(stream, 0))
         catalog.refresh()
         producer = await stack.enter_async_context(cluster.producer())
-        worker = KafkaWorker(catalog, _produce(producer), DEFINITE, clock, settings.kafka)
+        worker = KafkaWorker(catalog, produce_with(producer), DEFINITE, clock, settings.kafka)
         replies = ReplyPath(
             worker, registry.leases(), cluster.consumer, _partition_0,
             reply_topics(settings.kafka), instance=instance or _instance(),
@@ -137,11 +154,13 @@ async def serve_kafka(
                         counts.update(await _partitions(cluster, registry, settings.kafka.prefix))
 
         server = FlightServer(worker, settings.server, metrics=metrics)
-        _warm_up()
+        warm_up()
         tasks = [asyncio.create_task(work) for work in (replies.run(), replies.tick(), refresh())]
-        stack.push_async_callback(_cancel, tasks)
-        await replies.is_ready.wait()
+        stack.push_async_callback(cancel, tasks)
+        if not await _either(replies.is_ready, stop):
+            return True
         port = await server.start()
+        tasks.append(asyncio.create_task(_tell_health(server, replies.is_ready)))
         host = settings.server.grpc.rpartition(":")[0]
         scheme = "grpc+tls" if settings.server.tls_certificate else "grpc"
         ready(f"{scheme}://{host}:{port}")
@@ -149,6 +168,24 @@ async def serve_kafka(
         clean = await server.drain()
         await worker.drain(settings.server.drain_timeout_ms / 1_000)
     return clean
+
+
+async def _either(wanted: asyncio.Event, stop: asyncio.Event) -> bool:
+    """Wait for one of them; whether it is the wanted one."""
+    waits = [asyncio.create_task(event.wait()) for event in (wanted, stop)]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    await cancel(waits)
+    return not stop.is_set()
+
+
+async def _tell_health(server: FlightServer, is_ready: asyncio.Event) -> None:
+    """A server without a topic for answers takes no requests: others shall get them."""
+    known = True
+    while True:
+        await asyncio.sleep(_HEALTH_S)
+        if is_ready.is_set() != known:
+            known = not known
+            await server.tell_ready(is_ready=known)
 
 
 async def _partitions(cluster: Cluster, registry: Registry, prefix: str) -> dict[str, int]:
@@ -160,99 +197,6 @@ async def _partitions(cluster: Cluster, registry: Registry, prefix: str) -> dict
 
 def _instance() -> str:
     return f"{socket.gethostname()}-{secrets.token_hex(4)}"
-
-
-# --- work -----------------------------------------------------------------------------------------
-
-
-async def work_kafka(
-    path: Path,
-    groups: Sequence[FeatureGroup],
-    settings: Settings,
-    *,
-    partitions: Sequence[int] | None = None,
-    ready: Callable[[dict[str, Any]], None],
-    stop: asyncio.Event,
-) -> None:
-    """Answer the records of a group's versions until `stop`; their state is in the store `path`.
-
-    partitions: which of the topics' it takes; None: all. Each has a store of its own, `path/0`, ...
-
-    Raises: WorkerStopped (HOF-514), StoreLocked (HOF-501), KafkaUnavailable (HOF-512), TopicProblem
-        (HOF-513).
-    """
-    clock = SystemClock()
-    cluster = cluster_of(settings)
-    prefix = settings.kafka.prefix
-    async with AsyncExitStack() as stack:
-        registry = stack.enter_context(contextlib.closing(open_registry(settings)))
-        by_stream: dict[str, list[FeatureGroup]] = {}
-        for group in groups:
-            record = registry.group(group.name, group.version)
-            by_stream.setdefault(record.partition, []).append(group)
-        specs = [input_spec(s, found, settings.kafka) for s, found in by_stream.items()]
-        found = await cluster.check([*shared_specs(settings.kafka), *specs])
-        counts = {stream: found[input_topic(stream, prefix)] for stream in by_stream}
-        chosen = _chosen(partitions, max(counts.values()))
-        engines = {
-            number: stack.enter_context(_engine(path / str(number), groups, registry, settings))
-            for number in chosen
-        }
-        workers = {
-            number: PartitionWorker(
-                number, engine, {s: c for s, c in counts.items() if number < c},
-                settings.kafka.record_bytes_max,
-            )
-            for number, engine in engines.items()
-        }  # fmt: skip
-        producer = await stack.enter_async_context(cluster.producer())
-        name = f"{prefix}-worker-{groups[0].name}"
-        client = await stack.enter_async_context(cluster.consumer(name))
-        places = [
-            Place(stream, number, _at(input_topic(stream, prefix), number))
-            for stream, count in counts.items()
-            for number in chosen
-            if number < count
-        ]
-        consumer = Consumer(
-            client, _produce(producer), workers, places,
-            {stream: found[0].input for stream, found in by_stream.items()},
-            frozenset(reply_topics(settings.kafka)), clock, prefix, settings.kafka.record_bytes_max,
-        )  # fmt: skip
-        _warm_up()
-        ready({"group": groups[0].name, "partitions": chosen})
-        await consumer.run(stop)
-
-
-def _chosen(partitions: Sequence[int] | None, count: int) -> list[int]:
-    if partitions is None:
-        return list(range(count))
-    if wrong := [number for number in partitions if not 0 <= number < count]:
-        msg = f"--partitions {wrong}: the topics have 0 to {count - 1}"
-        raise SettingsError(msg)
-    return sorted(set(partitions))
-
-
-@contextlib.contextmanager
-def _engine(
-    path: Path, groups: Sequence[FeatureGroup], registry: Registry, settings: Settings
-) -> Any:
-    """An engine on a store of its own, closed at the end."""
-    store = Store(path)
-    store.require(create=True)
-    with ExitStack() as stack:
-        lock = StoreLock(store.lock)
-        stack.callback(lock.release)
-        sync = SyncThread(settings.log)
-        stack.callback(sync.stop)
-        engine = Engine(
-            registry, lambda stream: LocalLog(store.log / stream, sync, settings.log),
-            store.snapshots, SystemClock(), settings.engine,
-        )  # fmt: skip
-        stack.callback(engine.close)
-        for group in groups:
-            engine.load(group)
-        yield engine
 
 
 # --- dead letters ---------------------------------------------------------------------------------
@@ -287,13 +231,15 @@ async def open_way_back(settings: Settings, *, dry_run: bool) -> AsyncIterator[W
         yield WayBack(registered, partitions, size, None)
         return
     async with cluster.producer() as producer:
-        yield WayBack(registered, partitions, size, _produce(producer))
+        yield WayBack(registered, partitions, size, produce_with(producer))
 
 
 # --- the pieces -----------------------------------------------------------------------------------
 
 
-def _produce(producer: Any) -> Any:
+def produce_with(producer: Any) -> Any:
+    """How records are handed to the brokers: ends when they have it, or raises."""
+
     async def produce(topic: str, partition: int, value: bytes | None, headers: Any) -> None:
         key = b"" if value is None else None  # aiokafka wants one of the two
         acknowledged = await producer.send(
@@ -304,25 +250,27 @@ def _produce(producer: Any) -> Any:
     return produce
 
 
-def _at(topic: str, number: int) -> Any:
+def partition_of(topic: str, number: int) -> Any:
+    """What consumers call a partition."""
     from hofflight.eventlog.kafka import partition_of_topic
 
     return partition_of_topic(topic, number)
 
 
 def _partition_0(topic: str) -> Any:
-    return _at(topic, 0)
+    return partition_of(topic, 0)
 
 
-def _warm_up() -> None:
-    """What no request should pay: pyarrow imports pandas at its first conversion, 0.5 s."""
+def warm_up() -> None:
+    """Pay what no request should pay: pyarrow imports pandas at its first conversion, 0.5 s."""
     pa.array([0.0]).to_numpy()
     # What lives now lives until the end: a full collection need not walk it.
     gc.collect()
     gc.freeze()
 
 
-async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """End tasks, and wait until they have."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

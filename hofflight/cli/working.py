@@ -32,7 +32,7 @@ def worker(
     Its state is in the store, one folder a partition. A partition has one worker at a time. SIGTERM
     or SIGINT ends it when all that was read is answered.
     """
-    from hofflight.assemble_kafka import work_kafka
+    from hofflight.assemble_worker import work_kafka
     from hofflight.settings import with_kafka, with_registry
 
     settings = with_kafka(with_registry(None, registry), kafka)

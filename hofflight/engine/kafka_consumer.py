@@ -121,6 +121,8 @@ class Consumer:
                         if self._stop.is_set():
                             break
                         self._take(self._places[key], record)
+                if not found:
+                    await self._pass_over()
         finally:
             while self._open and self._failed is None:  # a group's function may still be at work
                 self._room.clear()
@@ -131,6 +133,15 @@ class Consumer:
             await self._commit()
         if self._failed is not None:
             raise self._failed
+
+    def has_read(self, ends: Mapping[Any, int]) -> bool:
+        """Whether everything before these offsets was read, by the consumer's own keys."""
+        return all(self._progress[key].reached >= end for key, end in ends.items())
+
+    async def _pass_over(self) -> None:
+        """Offsets that are no records: the marks of somebody's transactions."""
+        for key, progress in self._progress.items():
+            progress.reached = max(progress.reached, await self._client.position(key))
 
     # --- where to begin ---
 
@@ -300,23 +311,26 @@ def _cut(answers: list[CallAnswer], bytes_max: int) -> list[list[CallAnswer]]:
 
 
 class _Progress:
-    """Up to which offset everything is answered, though answers come in any order."""
+    """Up to which offset everything is answered, though answers come in any order.
+
+    reached: everything before it was read. done: and answered. committed: and Kafka knows.
+    """
 
     def __init__(self) -> None:
         self.done = self.committed = 0
-        self._next = 0
+        self.reached = 0
         self._open: dict[int, int] = {}
 
     def begin(self, offset: int) -> None:
         """The first offset that will be read."""
-        self.done = self.committed = self._next = offset
+        self.done = self.committed = self.reached = offset
 
     def read(self, offset: int) -> Callable[[], None]:
         """A record was read; gives what to call when it is dealt with."""
         self._open[offset] = offset
-        self._next = offset + 1
+        self.reached = offset + 1
         return partial(self._finish, offset)
 
     def _finish(self, offset: int) -> None:
         self._open.pop(offset, None)
-        self.done = min(self._open, default=self._next)
+        self.done = min(self._open, default=self.reached)

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 import msgspec
 
 from hofflight import limits
+from hofflight.errors import LogCorrupt
 from hofflight.eventlog.protocol import Entry, EntryMeta
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
 MAGIC: Final = b"HOFLOG1\n"
 HEAD: Final = 1
@@ -109,3 +111,33 @@ def read_frames(file: BinaryIO) -> Iterator[Frame]:
             return
         yield Frame(offset, offset + _FRAME.size + length, payload)
         offset += _FRAME.size + length
+
+
+def frame_at(file: BinaryIO, offset: int) -> Frame:
+    """The frame at an offset.
+
+    Raises: LogCorrupt (HOF-502), there is none.
+    """
+    file.seek(offset)
+    frame = next(read_frames(file), None)
+    if frame is None:
+        msg = f"no whole frame at byte {offset}"
+        raise LogCorrupt(msg)
+    return frame
+
+
+def frames_of(path: Path, begin: int = 0) -> Iterator[Frame]:
+    """The frames of a segment file, up to the first that is not whole. begin: of which; 0: all.
+
+    Raises: LogCorrupt (HOF-502), it is no segment at all.
+    """
+    with path.open("rb") as file:
+        magic = file.read(len(MAGIC))
+        if magic != MAGIC:
+            if MAGIC.startswith(magic) or not any(magic):
+                return  # being made just now, or when the process died
+            msg = f"{path.name} is not a log segment of this release"
+            raise LogCorrupt(msg)
+        if begin:
+            file.seek(begin)
+        yield from read_frames(file)

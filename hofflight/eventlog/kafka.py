@@ -103,14 +103,35 @@ class Cluster:
         """
         if not await self.partitions([topic]):
             raise TopicProblem(f"topic {topic} is missing", hint="`hof register` makes it")
+        async with self._reading([TopicPartition(topic, 0)]) as readers:
+            yield readers[0]
+
+    async def tails(
+        self, places: Sequence[tuple[str, int]], length: int
+    ) -> dict[tuple[str, int], list[Any]]:
+        """The last records of partitions, by topic and number; at most `length` of each.
+
+        Raises: KafkaUnavailable (HOF-512).
+        """
+        keys = [TopicPartition(*place) for place in places]
+        found: dict[tuple[str, int], list[Any]] = {}
+        async with self._reading(keys) as readers:
+            for place, reader in zip(places, readers, strict=True):
+                begin = max(reader.begin, reader.end - length)
+                records = [r async for _, r in reader.read(begin, reader.end)]
+                found[place] = [record for record in records if record is not None]
+        return found
+
+    @asynccontextmanager
+    async def _reading(
+        self, keys: Sequence[TopicPartition]
+    ) -> AsyncIterator[list[PartitionReader]]:
         async with self.consumer() as client:
-            key = TopicPartition(topic, 0)
-            client.assign([key])
             polls = self._settings.request_timeout_ms // POLL_MS + 1
             try:
-                begin = (await client.beginning_offsets([key]))[key]
-                end = (await client.end_offsets([key]))[key]
-                yield PartitionReader(client, key, begin, end, polls)
+                begins = await client.beginning_offsets(list(keys))
+                ends = await client.end_offsets(list(keys))
+                yield [PartitionReader(client, k, begins[k], ends[k], polls) for k in keys]
             except KafkaError as error:
                 raise self._unavailable(error) from error
 

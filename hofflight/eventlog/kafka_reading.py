@@ -81,6 +81,7 @@ class PartitionReader:
 
     async def read(self, begin: int, end: int) -> AsyncGenerator[tuple[int, Any]]:
         at, polls = begin, 0
+        self._client.assign([self._key])
         self._client.seek(self._key, at)
         while at < end:
             found = await self._client.getmany(self._key, timeout_ms=POLL_MS)

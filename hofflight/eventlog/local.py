@@ -23,8 +23,9 @@ from hofflight.eventlog.frames import (
     decode_meta,
     encode_entry,
     encode_head,
+    frame_at,
+    frames_of,
     heads_of,
-    read_frames,
 )
 from hofflight.eventlog.segment import Segment
 from hofflight.observe.events import Events
@@ -32,7 +33,6 @@ from hofflight.observe.events import Events
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
-    from typing import BinaryIO
 
     from hofflight.eventlog.protocol import Entry, EntryMeta
     from hofflight.settings import LogSettings
@@ -83,6 +83,27 @@ class LogReader:
                 if frame.is_entry and (meta := decode_meta(frame.payload)).number > after:
                     yield _position(ordinal, frame.offset), meta
 
+    def read_on(self, position: int = 0) -> Iterator[tuple[int, Entry]]:
+        """(position, entry) of every entry behind the one at a position; 0: of all.
+
+        For those who follow a log: what was read before is not read again. Raises: LogCorrupt
+        (HOF-502).
+        """
+        ordinal, offset = position >> _OFFSET_BITS, position & ((1 << _OFFSET_BITS) - 1)
+        for number, _, path in self.segments():
+            if number < ordinal:
+                continue
+            begin = offset if number == ordinal else 0
+            heads: dict[int, bytes] = {}
+            with path.open("rb") as aside:  # for heads that stand before where it goes on
+                for frame in frames_of(path, begin):
+                    if not frame.is_entry or frame.offset == begin:
+                        continue
+                    for at in heads_of(frame.payload):
+                        if at not in heads:
+                            heads[at] = frame_at(aside, at).payload[1:]
+                    yield _position(number, frame.offset), decode_entry(frame.payload, heads)
+
     def bytes_after(self, number: int) -> int:
         """Size of the segments that begin after a number; names and sizes alone, nothing is read.
 
@@ -104,8 +125,8 @@ class LogReader:
         for number, _, path in self.segments():
             if number == ordinal:
                 with path.open("rb") as file:
-                    payload = _frame_at(file, offset).payload
-                    heads = {at: _frame_at(file, at).payload[1:] for at in heads_of(payload)}
+                    payload = frame_at(file, offset).payload
+                    heads = {at: frame_at(file, at).payload[1:] for at in heads_of(payload)}
                     return decode_entry(payload, heads)
         msg = f"no entry at position {position} of {self.directory.name}"
         raise LogCorrupt(msg)
@@ -142,30 +163,6 @@ def whole_frames(path: Path, expected: range) -> Iterator[Frame]:
 
 def _position(ordinal: int, offset: int) -> int:
     return ordinal << _OFFSET_BITS | offset
-
-
-def _frame_at(file: BinaryIO, offset: int) -> Frame:
-    file.seek(offset)
-    frame = next(read_frames(file), None)
-    if frame is None:
-        msg = f"no whole frame at byte {offset}"
-        raise LogCorrupt(msg)
-    return frame
-
-
-def frames_of(path: Path) -> Iterator[Frame]:
-    """The frames of a segment file, up to the first that is not whole.
-
-    Raises: LogCorrupt (HOF-502), it is no segment at all.
-    """
-    with path.open("rb") as file:
-        magic = file.read(len(MAGIC))
-        if magic != MAGIC:
-            if MAGIC.startswith(magic) or not any(magic):
-                return  # being made just now, or when the process died
-            msg = f"{path.name} is not a log segment of this release"
-            raise LogCorrupt(msg)
-        yield from read_frames(file)
 
 
 class SyncThread:

@@ -3,6 +3,7 @@
 | topic | partitions | what |
 |---|---|---|
 | `hof.in.card_tx.1` | fixed when it is made | raw events of a group's input schema number 1 |
+| `hof.features.card_tx.2` | as many as its input has, or more | what a group version answered |
 | `hof.reply.00`, `hof.reply.01`, ... | 1 | answers, to the server that leases the topic |
 | `hof.dlq` | 1 | records that are none, as they came, and why |
 
@@ -34,12 +35,16 @@ _REPLY_RETENTION_MS: Final = 600_000
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """A topic as it has to be. retention_ms: at least; -1 for ever. bytes_max: of one record."""
+    """A topic as it has to be. retention_ms: at least; -1 for ever. bytes_max: of one record.
+
+    partitions: what it is made with; partitions_min: fewer are no use.
+    """
 
     name: str
     partitions: int
     retention_ms: int
     bytes_max: int
+    partitions_min: int = 1
 
     def config(self) -> dict[str, str]:
         """What it is made with."""
@@ -54,7 +59,7 @@ class TopicSpec:
     def problems(self, partitions: int, config: Mapping[str, str]) -> list[str]:
         """What is wrong with the topic that is there."""
         found = []
-        if partitions < 1 or (self.partitions == 1 and partitions != 1):
+        if partitions < self.partitions_min or (self.partitions == 1 and partitions != 1):
             found.append(f"has {partitions} partitions, expected {self.partitions}")
         if config.get("cleanup.policy") != "delete":
             found.append(f"has cleanup.policy {config.get('cleanup.policy')}, expected delete")
@@ -76,6 +81,11 @@ def input_topic(stream: str, prefix: str = PREFIX) -> str:
     return f"{prefix}.in.{stream}"
 
 
+def features_topic(group: str, version: int, prefix: str = PREFIX) -> str:
+    """Where the answers of a group version are."""
+    return f"{prefix}.features.{group}.{version}"
+
+
 def dead_letters(prefix: str = PREFIX) -> str:
     """Where records are kept that are none."""
     return f"{prefix}.dlq"
@@ -86,6 +96,13 @@ def input_spec(stream: str, groups: Iterable[FeatureGroup], settings: KafkaSetti
     retention_ms = max((retention_ms_of(group) for group in groups), key=_length, default=0)
     topic = input_topic(stream, settings.prefix)
     return TopicSpec(topic, settings.partitions, retention_ms, _bytes_max(settings))
+
+
+def features_spec(group: FeatureGroup, partitions: int, settings: KafkaSettings) -> TopicSpec:
+    """The topic of a group version's answers, whose input has so many partitions."""
+    topic = features_topic(group.name, group.version, settings.prefix)
+    size = _bytes_max(settings)
+    return TopicSpec(topic, partitions, _RETENTION_MS_MIN, size, partitions_min=partitions)
 
 
 def retention_ms_of(group: FeatureGroup) -> int:

@@ -102,15 +102,30 @@ class EntryReader:
             schema = schema.append(pa.field(BESIDE, pa.binary()))
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
+    def answers(self, entries: Sequence[Entry]) -> pa.RecordBatch:
+        """The columns of `ABOUT` and the full rows of entries that all have an answer.
+
+        Raises: LogCorrupt (HOF-502).
+        """
+        assert self._full is not None
+        full = self._full.read([(e.answer_head, e.answer_body) for e in entries])
+        about = _about([entry.meta for entry in entries])
+        if len(full) != len(about[0]):
+            numbers = f"{entries[0].meta.number} to {entries[-1].meta.number}"
+            raise LogCorrupt(f"records {numbers}: the answers do not add up")
+        return pa.RecordBatch.from_arrays(
+            [*about, *full.columns], schema=pa.schema([*ABOUT, *full.schema])
+        )
+
     def _answers(self, entries: Sequence[Entry]) -> pa.Array:
         """One struct a row, null where the request wanted no answer."""
         assert self._full is not None
-        found = self._full.read([(e.answer_head, e.answer_body) for e in entries if _has_answer(e)])
+        found = self._full.read([(e.answer_head, e.answer_body) for e in entries if has_answer(e)])
         place = 0
         places: list[int | None] = []
         for entry in entries:
             rows = entry.meta.rows
-            answered = _has_answer(entry)
+            answered = has_answer(entry)
             places += range(place, place + rows) if answered else [None] * rows
             place += rows if answered else 0
         if place != len(found):
@@ -120,7 +135,8 @@ class EntryReader:
         return structs.take(pa.array(places, pa.int64()))
 
 
-def _has_answer(entry: Entry) -> bool:
+def has_answer(entry: Entry) -> bool:
+    """Whether the full rows are there."""
     return entry.meta.answered and bool(entry.answer_head)
 
 

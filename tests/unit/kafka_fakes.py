@@ -249,6 +249,9 @@ class FakeClient:
         await asyncio.sleep(0)
         return {key: self.topics.end(key) for key in keys}
 
+    async def position(self, key):
+        return self.at[key]
+
     async def committed(self, key):
         await asyncio.sleep(0)
         return self.topics.commits.get(key)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from hofflight.errors import LogCorrupt, StorageFailed
-from hofflight.eventlog.frames import MAGIC
-from hofflight.eventlog.local import LogReader, frames_of
+from hofflight.eventlog.frames import MAGIC, frames_of
+from hofflight.eventlog.local import LogReader
 
 
 def numbers(log, after=0):
@@ -44,6 +44,20 @@ def test_reading_goes_on_after_a_number(open_log, entry):
     for after in (0, 1, 7, 29, 30, 99):
         assert numbers(log, after) == list(range(after + 1, 31))
         assert [m.number for _, m in log.read_meta(after)] == list(range(after + 1, 31))
+
+
+def test_a_log_is_followed_from_a_position(open_log, entry):
+    """What came behind it, in this segment and the next ones, heads of before included."""
+    log = open_log(segment_bytes=500)
+    assert list(log.read_on()) == []
+    fill(log, entry, 30)
+    everything = list(log.read_on())
+
+    assert everything == list(log.read())
+    for place, (position, _) in enumerate(everything):
+        assert list(log.read_on(position)) == everything[place + 1 :]
+    fill(log, entry, 5, start=31)
+    assert [e.meta.number for _, e in log.read_on(everything[-1][0])] == [31, 32, 33, 34, 35]
 
 
 def test_a_reopened_log_goes_on_where_it_ended(open_log, entry):
