@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from hofflight.app import App
+from hofflight.assemble_online import open_online
 from hofflight.assemble_registry import open_registry, read_registry
 from hofflight.assemble_sealing import HOF, environment, open_sealer, sealed_log
 from hofflight.clock import SystemClock
 from hofflight.engine.embedded import Engine, Rebuilt
 from hofflight.engine.views import code_not_loaded
-from hofflight.errors import SettingsError, StoreFormat
+from hofflight.errors import StoreFormat
 from hofflight.eventlog.local import LocalLog, LogReader, SyncThread
 from hofflight.eventlog.lock import StoreLock
 from hofflight.eventlog.store import Store
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from hofflight.eventlog.protocol import EventLog
     from hofflight.features.group import FeatureGroup
     from hofflight.features.registry import Registry
-    from hofflight.online.protocol import OnlineStore
     from hofflight.replay.offline import Offline
 
 # How this very installation is called as a command.
@@ -103,23 +103,6 @@ def open_store(
     return app
 
 
-def open_online(settings: Settings, directory: Path) -> OnlineStore:
-    """The online store: LMDB in a directory, or the Valkey or Redis of the settings.
-
-    Raises: SettingsError (HOF-601), the extra `redis` is not installed.
-    """
-    if not settings.online.url:
-        from hofflight.online.lmdb import LmdbStore
-
-        return LmdbStore(directory, settings.online)
-    try:
-        from hofflight.online.redis import RedisStore
-    except ModuleNotFoundError:
-        msg = "online.url needs the extra `redis`"
-        raise SettingsError(msg, hint="pip install 'hofflight[redis]'") from None
-    return RedisStore(settings.online)
-
-
 def _offline(
     store: Store,
     registry: Registry,
@@ -176,6 +159,8 @@ def read_loader(
     Raises: as `read_store`.
     """
     settings = settings or load_settings()
+    if settings.registry.url:  # registered elsewhere: nobody made the store yet
+        Store(Path(path)).require(create=True)
     with read_offline(path, settings=settings) as (offline, _):
         online = open_online(settings, Store(Path(path)).online)
         with contextlib.closing(Lookups(online, settings.online.timeout_ms)) as lookups:

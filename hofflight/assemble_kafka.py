@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from hofflight.assemble_online import open_online
 from hofflight.assemble_registry import open_registry
 from hofflight.clock import SystemClock
 from hofflight.errors import SettingsError, WrongType
@@ -26,7 +27,9 @@ from hofflight.eventlog.topics import (
     shared_specs,
 )
 from hofflight.observe.metrics import exposition, named
+from hofflight.online.lookups import Lookups
 from hofflight.server.catalog import RegistryCatalog
+from hofflight.server.kafka_join import KafkaJoiner
 from hofflight.server.kafka_worker import KafkaWorker
 from hofflight.server.reply_path import ReplyPath
 
@@ -127,7 +130,10 @@ async def serve_kafka(
         registry = stack.enter_context(contextlib.closing(open_registry(settings)))
         await cluster.check(shared_specs(settings.kafka))
         counts = await _partitions(cluster, registry, settings.kafka.prefix)
-        catalog = RegistryCatalog(registry, lambda stream: counts.get(stream, 0))
+        lookups = await stack.enter_async_context(_looking_up(settings))
+        catalog = RegistryCatalog(
+            registry, lambda stream: counts.get(stream, 0), looks_up=lookups is not None
+        )
         catalog.refresh()
         producer = await stack.enter_async_context(cluster.producer())
         worker = KafkaWorker(catalog, produce_with(producer), DEFINITE, clock, settings.kafka)
@@ -141,6 +147,7 @@ async def serve_kafka(
             return exposition({
                 **named("server", dataclasses.asdict(server.stats)),
                 **named("kafka", dataclasses.asdict(worker.counters)),
+                **(lookups.metrics() if lookups is not None else {}),
             })  # fmt: skip
 
         async def refresh() -> None:
@@ -153,7 +160,8 @@ async def serve_kafka(
                     if any(record.partition not in counts for record in registry.groups()):
                         counts.update(await _partitions(cluster, registry, settings.kafka.prefix))
 
-        server = FlightServer(worker, settings.server, metrics=metrics)
+        before = worker if lookups is None else KafkaJoiner(worker, lookups, clock)
+        server = FlightServer(before, settings.server, metrics=metrics)
         warm_up()
         tasks = [asyncio.create_task(work) for work in (replies.run(), replies.tick(), refresh())]
         stack.push_async_callback(cancel, tasks)
@@ -168,6 +176,20 @@ async def serve_kafka(
         clean = await server.drain()
         await worker.drain(settings.server.drain_timeout_ms / 1_000)
     return clean
+
+
+@contextlib.asynccontextmanager
+async def _looking_up(settings: Settings) -> AsyncIterator[Lookups | None]:
+    """The online store, asked on this loop; None where the settings have no address of one."""
+    if not settings.online.url:
+        yield None
+        return
+    lookups = Lookups(open_online(settings, None), settings.online.timeout_ms)
+    lookups.attach()
+    try:
+        yield lookups
+    finally:
+        await lookups.detach()
 
 
 async def _either(wanted: asyncio.Event, stop: asyncio.Event) -> bool:

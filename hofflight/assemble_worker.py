@@ -34,6 +34,7 @@ from hofflight.eventlog.topics import (
     reply_topics,
     shared_specs,
 )
+from hofflight.server.join_received import ReceivedJoins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -182,6 +183,7 @@ class _Worker(NamedTuple):
         registry = stack.enter_context(contextlib.closing(open_registry(settings)))
         by_stream = streams_of(groups, registry)
         counts = await _checked(cluster, by_stream, settings)
+        Store(path).require(create=True)  # of what is not one partition's: stored rows, labels
         works = {
             number: stack.enter_context(_work(path / str(number), groups, registry, settings))
             for number in _chosen(partitions, max(counts.values()))
@@ -204,6 +206,7 @@ class _Worker(NamedTuple):
                 work.engine,
                 {s: count for s, count in self.counts.items() if number < count},
                 kafka.record_bytes_max,
+                ReceivedJoins(),
             )
             for number, work in self.works.items()
         }

@@ -100,7 +100,7 @@ def broker_parts() -> dict[str, str]:
 
 def online_store(folder: Path) -> tuple[str, list[str]]:
     """What the online store of a store says, and a problem where it is not well."""
-    from hofflight.assemble import open_online
+    from hofflight.assemble_online import open_online
     from hofflight.eventlog.store import Store
     from hofflight.online.lookups import Lookups
     from hofflight.settings import load_settings

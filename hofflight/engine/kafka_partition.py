@@ -7,7 +7,7 @@ and the offset of its record. What the log had at the start is not folded again.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
 
@@ -18,15 +18,19 @@ from hofflight.wire.ipc import empty_message
 from hofflight.wire.kafka_record import RequestHead
 from hofflight.wire.key_hash import hash_columns, murmur2, partition_of, partitions_of
 from hofflight.wire.keys import KeyCodec
+from hofflight.wire.message import read_batch_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hofflight.engine.embedded import Engine
     from hofflight.engine.runner import Decoded, Runner
+    from hofflight.eventlog.joins import Beside
     from hofflight.eventlog.protocol import Served
     from hofflight.wire.kafka_record import RequestRecord
 
+# (view, request id, its `joined`): what its group's answer takes beside its own columns.
+BesideOf: TypeAlias = "Callable[[Served, bytes, bytes], Beside]"
 # (call, metadata, head, body) of an answer.
 CallAnswer = tuple[int, bytes, bytes, bytes]
 _NOTHING = empty_message(pa.schema([]))
@@ -35,14 +39,17 @@ _NOTHING = empty_message(pa.schema([]))
 class PartitionWorker:
     """Answers the records of one partition of every topic that a group reads.
 
-    partitions: of each stream's topic, how many there are.
+    partitions: of each stream's topic, how many there are. beside_of: makes of what a server looked
+    up for a request's rows what its answer takes.
     """
 
     def __init__(
-        self, number: int, engine: Engine, partitions: dict[str, int], answer_bytes_max: int
-    ) -> None:
+        self, number: int, engine: Engine, partitions: dict[str, int], answer_bytes_max: int,
+        beside_of: BesideOf | None = None,
+    ) -> None:  # fmt: skip
         self.number = number
         self.engine = engine
+        self._beside_of = beside_of
         self._answer_bytes_max = answer_bytes_max
         self.next_offset = {
             stream: engine.behind_kafka(stream, Here(number, count).require) + 1
@@ -63,6 +70,7 @@ class PartitionWorker:
         for head, batch, body in record.requests:
             try:
                 served = self._served(stream, head)
+                beside = self._beside(served, head, batch)
             except HofError as error:
                 answering.add(head, _refusal(head, error))
                 continue
@@ -76,6 +84,7 @@ class PartitionWorker:
                     None,
                     head.store,
                     head.wants_answer,
+                    beside=beside,
                     offset=offset,
                     arrival_us=record.arrival_us,
                 )
@@ -85,14 +94,29 @@ class PartitionWorker:
 
     def _served(self, stream: str, head: RequestHead) -> Served:
         served = self.engine.bind(head.view, head.version)
-        if served.is_joined:
-            msg = f"view {head.view!r} has several groups: its parts are asked one by one"
+        if len(served.parts) > 1 or (served.stored and not served.parts):
+            msg = f"view {head.view!r} is not answered by one group's worker"
             raise BadRequest(msg)
         own = self.engine.stream_of(served)
         if own != stream:
             msg = f"view {head.view!r} reads the events of {own}, not of {stream}"
             raise BadRequest(msg)
         return served
+
+    def _beside(self, served: Served, head: RequestHead, batch: bytes) -> Beside | None:
+        """What was looked up for a request of a view with stored groups.
+
+        Raises: BadRequest (HOF-200), it is missing, or for other rows; MalformedBatch (HOF-203).
+        """
+        if not (served.stored and head.wants_answer):
+            return None
+        if self._beside_of is None or not head.joined:
+            raise BadRequest(f"view {head.view!r} has stored groups, nothing was looked up")
+        beside = self._beside_of(served, head.id, head.joined)
+        rows = read_batch_header(batch).rows
+        if len(beside.records) != rows:
+            raise BadRequest(f"{rows} rows came, {len(beside.records)} were looked up")
+        return beside
 
 
 class Here:

@@ -69,6 +69,7 @@ def is_join_stream(name: str) -> bool:
 
 pack_join: Final = msgspec.msgpack.Encoder().encode
 _decoder: Final = msgspec.msgpack.Decoder(JoinRecord)
+_rows_decoder: Final = msgspec.msgpack.Decoder(list[JoinRecord])
 
 
 @cache
@@ -102,3 +103,18 @@ def read_joins(column: pa.Array) -> list[JoinRecord]:
         return list(map(_decoder.decode, column.to_pylist()))
     except (msgspec.DecodeError, TypeError) as error:
         raise MalformedBatch(f"a join record does not decode: {error}") from None
+
+
+def unpack_rows(packed: bytes, groups: int) -> list[JoinRecord]:
+    """The records of a request's rows, as `pack_join` has a list of them; each of so many groups.
+
+    Raises: MalformedBatch (HOF-203), it holds something else.
+    """
+    try:
+        records = _rows_decoder.decode(packed)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise MalformedBatch(f"join records do not decode: {error}") from None
+    for record in records:
+        if {len(record.as_of), len(record.keys), len(record.rows)} != {groups}:
+            raise MalformedBatch(f"a join record is not of {groups} groups")
+    return records

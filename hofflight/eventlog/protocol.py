@@ -83,7 +83,8 @@ class Request:
     came, 0 for now. reply: called exactly once, from any thread; use `finish`.
     raw: plain values of its only row, where somebody has read and checked them. beside: what was
     looked up for it. is_logged: its rows count, whatever becomes of the reply.
-    record: what the log says of them, once they are there.
+    record: what the log says of them, once they are there. looked_up: of each row, on its way to
+    whoever records it.
     """
 
     served: Served
@@ -103,6 +104,7 @@ class Request:
     key_hash: int | None = None
     offset: int = -1
     arrival_us: int = 0
+    looked_up: list[JoinRecord] | None = None
 
     def finish(self, answer: Answer) -> None:
         """Reply, unless somebody did: a watchdog may have answered for a thread that hung."""

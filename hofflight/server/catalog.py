@@ -4,32 +4,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import pyarrow as pa
+
 from hofflight.errors import NotSupported, UnknownView
 from hofflight.eventlog.protocol import Served
-from hofflight.features.view import find_view, implicit_view
+from hofflight.features.view import find_view, implicit_view, key_sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hofflight.features.records import GroupRecord
     from hofflight.features.registry import Registry
+    from hofflight.features.stored import StoredGroup
     from hofflight.features.view import View
 
 
 class _Snapshot(NamedTuple):
     records: dict[tuple[str, int], GroupRecord]
     views: list[View]
+    stored: list[StoredGroup]
 
 
 class RegistryCatalog:
     """What can be asked for. `partitions_of`: of a log's topic; 0: nobody made it.
 
-    Views of stored groups or of several streaming groups are not served over Kafka yet.
+    looks_up: rows of stored groups can be looked up here. Views of several streaming groups, or of
+    none, are not served over Kafka yet.
     """
 
-    def __init__(self, registry: Registry, partitions_of: Callable[[str], int]) -> None:
+    def __init__(
+        self, registry: Registry, partitions_of: Callable[[str], int], *, looks_up: bool = False
+    ) -> None:
         self._registry = registry
         self._partitions_of = partitions_of
+        self._looks_up = looks_up
         self._seen: _Snapshot | None = None
         self._served: dict[tuple[str, int], Served] = {}
         self._bound: dict[tuple[str, int | None], Served] = {}
@@ -37,7 +45,7 @@ class RegistryCatalog:
     def views(self) -> list[Served]:
         """Every view that is served here, implicit ones included, by name and version."""
         seen = self._known()
-        declared = [view for view in seen.views if not view.is_joined]
+        declared = [view for view in seen.views if not self._problem(view)]
         views = [*declared, *map(implicit_view, seen.records.values())]
         served = [self._serve(view, seen) for view in views]
         return sorted(
@@ -58,9 +66,9 @@ class RegistryCatalog:
         view = find_view(
             *self._registry.view_named(name, version), seen.views, self._registry.any_group
         )
-        if view.is_joined:
-            msg = f"view {name!r} has several groups: it is not served over Kafka yet"
-            raise NotSupported(msg, hint="serve it from a store: `hof serve --store`")
+        if problem := self._problem(view):
+            what, hint = problem
+            raise NotSupported(f"view {name!r} {what}", hint=hint)
         served = self._serve(view, seen)
         if not served.partitions:
             msg = f"the group of view {name!r} has no topic"
@@ -75,7 +83,7 @@ class RegistryCatalog:
     def refresh(self) -> None:
         """See what other processes registered. Thread: any; it may wait for the registry."""
         records = {(record.name, record.version): record for record in self._registry.groups()}
-        self._seen = _Snapshot(records, self._registry.views())
+        self._seen = _Snapshot(records, self._registry.views(), self._registry.stored_groups())
         self._bound = {}
 
     def _known(self) -> _Snapshot:
@@ -84,6 +92,18 @@ class RegistryCatalog:
         assert self._seen is not None
         return self._seen
 
+    def _problem(self, view: View) -> tuple[str, str] | None:
+        """Why a view is not served here, and what to do about it."""
+        if len(view.streaming) != 1:
+            what = "has several streaming groups" if view.streaming else "has no streaming group"
+            return (
+                f"{what}: it is not served over Kafka yet",
+                "serve it from a store: `hof serve --store`",
+            )
+        if view.stored and not self._looks_up:
+            return "has stored groups, and this server no online store", "set online.url"
+        return None
+
     def _serve(self, view: View, seen: _Snapshot) -> Served:
         key = (view.name, view.version)
         found = self._served.get(key)
@@ -91,11 +111,26 @@ class RegistryCatalog:
             record = seen.records.get(view.group)
             if record is None:  # registered in this very moment
                 raise UnknownView(f"group {view.group[0]!r} is not known here yet")
+            stored = tuple(
+                group for group in seen.stored if (group.name, group.version) in view.stored
+            )
             found = Served(
                 view.name, view.version, record.name, record.version, record.code_hash,
-                record.input, view.schema(record), view.labels,
+                record.input, view.schema(record, *stored), view.labels,
+                parts=(_part(view, record),) if stored else (), stored=stored,
+                keys=key_sources(view.name, record.input, stored), on_missing=view.on_missing,
                 partition_key=record.key, partitions=self._partitions_of(record.partition),
             )  # fmt: skip
             if found.partitions:
                 self._served[key] = found
         return found
+
+
+def _part(view: View, record: GroupRecord) -> Served:
+    """What the streaming group answers of a view with stored groups."""
+    columns = view.columns_of((record.name, record.version))
+    schema = [(f"{record.name}.{name}", record.schema.field(name).type) for name in columns]
+    return Served(
+        view.name, view.version, record.name, record.version, record.code_hash, record.input,
+        pa.schema(schema), is_part=True,
+    )  # fmt: skip

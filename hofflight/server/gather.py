@@ -45,6 +45,10 @@ def _together(request: Request, gathering: Gathering, answers: list[Answer]) -> 
         name: agreed(_spread([a.meta.status.get(name, OK) for a in answers], gathering, order))
         for name in sorted(names)
     }
+    meta.age_ms = {
+        name: agreed(_spread([a.meta.age_ms.get(name) for a in answers], gathering, order))
+        for name in answers[0].meta.age_ms
+    }
     meta.timings_us = {
         name: max(answer.meta.timings_us.get(name, 0) for answer in answers)
         for name in answers[0].meta.timings_us

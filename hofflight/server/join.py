@@ -211,7 +211,7 @@ class _View:
         assert beside is not None
         assert record is not None
         if records:
-            require_same_keys(request, records, keys)
+            require_same_keys(request.id, records, keys)
         else:
             numbers = [record.number]
             mine = [msgspec.structs.replace(one, numbers=numbers) for one in beside.records]
@@ -360,7 +360,7 @@ class _Joining:
             if record is not None and record.joined:
                 if (record.view, record.view_version) != (served.view, served.version):
                     return None
-                require_same_keys(self.request, record.joined, self.keys)
+                require_same_keys(self.request.id, record.joined, self.keys)
                 return record.joined
         return None
 

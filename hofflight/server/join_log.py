@@ -43,7 +43,7 @@ class JoinLog:
             return None
         entry = self.log.entry_at(position)
         records = decode_joins(entry.head, entry.body)
-        require_same_keys(request, records, keys)
+        require_same_keys(request.id, records, keys)
         if entry.meta.error:
             raise by_code().get(entry.meta.code, HofError)(entry.meta.error)
         return records
@@ -78,12 +78,12 @@ class JoinLog:
 
 
 def require_same_keys(
-    request: Request, records: Sequence[JoinRecord], keys: Sequence[list[bytes | None]]
+    request_id: bytes, records: Sequence[JoinRecord], keys: Sequence[list[bytes | None]]
 ) -> None:
     """Refuse an id that came with other keys before.
 
     Raises: IdReused (HOF-208).
     """
     if [record.keys for record in records] != keys:
-        msg = f"request id {request.id.hex()} was used for other keys"
+        msg = f"request id {request_id.hex()} was used for other keys"
         raise IdReused(msg, hint="make a new id for every new event; reuse it only to retry")

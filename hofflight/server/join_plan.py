@@ -100,9 +100,9 @@ class JoinPlan:
         plain = RowWriter.supports(served.output_schema)
         self._writer = RowWriter(served.output_schema) if plain else None
         self._layouts = RowLayouts([(stored.packing, stored.places) for stored in self.stored])
-        self._stored_names = [name for stored in self.stored for name in stored.names]
+        self.stored_names = [name for stored in self.stored for name in stored.names]
         self._age_places = [i for i, stored in enumerate(self.stored) for _ in stored.names]
-        self._all_present = dict.fromkeys(self._stored_names, PRESENT)
+        self._all_present = dict.fromkeys(self.stored_names, PRESENT)
         ttls = [stored.ttl_us for stored in self.stored]
         self._ttls = [_FOR_EVER if t is None else t for t in ttls] if any(ttls) else []
         # The newest page of loads, and what it says of each group; in one step, for other threads.
@@ -226,7 +226,7 @@ class JoinPlan:
             ages_us = [record.asked_us - time_us for time_us in times]
             if not self._ttls or not any(age >= self._ttls[i] for i, age in enumerate(ages_us)):
                 ages = [ages_us[place] // 1_000 for place in self._age_places]
-                age_ms = dict(zip(self._stored_names, ages, strict=True))
+                age_ms = dict(zip(self.stored_names, ages, strict=True))
                 return StoredPart(values, self._all_present, age_ms, "")
         return self._row_by_row(record)
 

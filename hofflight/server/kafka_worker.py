@@ -25,6 +25,7 @@ from hofflight.errors import (
     NotReady,
     TooLarge,
 )
+from hofflight.eventlog.joins import pack_join
 from hofflight.eventlog.protocol import Answer, Request, Served
 from hofflight.eventlog.topics import input_topic
 from hofflight.observe.events import Events
@@ -175,7 +176,11 @@ class KafkaWorker:
         now_s = self._clock.monotonic_s()
         deadline_s = request.deadline_s or now_s + self._settings.deadline_ms / 1_000
         parts = route.parts_of(request)
-        size = max(len(part.body) + len(part.head) for part in parts)
+        joined = [_joined(request, part.places) for part in parts]
+        size = max(
+            len(part.body) + len(part.head) + len(beside)
+            for part, beside in zip(parts, joined, strict=True)
+        )
         room = self._room(route)
         if size > room:
             msg = f"a request of {size} bytes, a record has room for {room}"
@@ -189,9 +194,11 @@ class KafkaWorker:
             message = join_message(part.head, part.body)
             self._heads[call] = RequestHead(
                 call, request.id, len(message), served.view, served.version, deadline_us,
-                request.store, request.wants_answer,
+                request.store, request.wants_answer, joined[place],
             )  # fmt: skip
-            self._queue(route, part.partition).put(Outgoing(call, message, part.rows, deadline_s))
+            self._queue(route, part.partition).put(
+                Outgoing(call, message, part.rows, deadline_s, len(joined[place]))
+            )
         self.counters.requests += 1
         return [part.partition for part in parts]
 
@@ -349,11 +356,24 @@ class KafkaWorker:
             self._finish(call, error)
 
 
+def _joined(request: Request, places: Sequence[int]) -> bytes:
+    """What was looked up for a part's rows; empty places: for all."""
+    records = request.looked_up
+    if records is None:
+        return b""
+    return pack_join([records[place] for place in places] if places else records)
+
+
 def refuse(request: Request, error: HofError) -> None:
     """Answer with an error and no rows."""
+    request.finish(refusal(request, error))
+
+
+def refusal(request: Request, error: HofError) -> Answer:
+    """The answer that is an error, and has no rows."""
     served = request.served
     meta = envelope.AnswerMeta(
         error.code, 1, request.id, served.view, served.version, served.code_hash,
         error=error.message, hint=error.hint, retry_after_ms=error.retry_after_ms,
     )  # fmt: skip
-    request.finish(Answer(meta, *empty_message(served.output_schema)))
+    return Answer(meta, *empty_message(served.output_schema))

@@ -15,12 +15,16 @@ HEAD_BYTES: Final = 128
 
 
 class Outgoing(NamedTuple):
-    """A request on its way to a partition. deadline_s: on the monotonic clock; None: no end."""
+    """A request on its way to a partition. deadline_s: on the monotonic clock; None: no end.
+
+    beside_bytes: of what travels with it in the record's headers.
+    """
 
     call: int
     message: bytes
     rows: int
     deadline_s: float | None
+    beside_bytes: int = 0
 
 
 class PartitionQueue:
@@ -55,7 +59,7 @@ class PartitionQueue:
                 expired.append(self._waiting.popleft())
                 continue
             rows += item.rows
-            size += len(item.message) + HEAD_BYTES
+            size += len(item.message) + item.beside_bytes + HEAD_BYTES
             if leaving and (rows > self._rows_max or size > self._bytes_max):
                 break
             leaving.append(self._waiting.popleft())

@@ -48,6 +48,7 @@ class RequestHead(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
     call: the server's own number of it, which its answer repeats. id: 16 bytes. size: bytes of its
     message in the value. deadline_us: wall clock, 0 for none; past it nobody waits for the answer.
+    joined: what a server looked up for its rows, a msgpack array of `eventlog.joins.JoinRecord`.
     """
 
     call: int
@@ -58,6 +59,7 @@ class RequestHead(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     deadline_us: int = 0
     store: bool = True
     wants_answer: bool = True
+    joined: bytes = b""
 
 
 class AnswerHead(msgspec.Struct, array_like=True):

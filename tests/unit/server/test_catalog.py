@@ -106,7 +106,7 @@ def test_a_view_of_several_groups_is_not_served_and_not_listed(registry):
     catalog = catalog_of(registry)
     assert names(catalog) == [("g", 1), ("other", 1)]
     for _ in range(2):
-        with pytest.raises(NotSupported, match=r"HOF-213.*several groups"):
+        with pytest.raises(NotSupported, match=r"HOF-213.*several streaming groups"):
             catalog.bind("both", None)
 
 
