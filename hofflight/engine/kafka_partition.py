@@ -70,6 +70,7 @@ class PartitionWorker:
         for head, batch, body in record.requests:
             try:
                 served = self._served(stream, head)
+                _require_places(head, batch)
                 beside = self._beside(served, head, batch)
             except HofError as error:
                 answering.add(head, _refusal(head, error))
@@ -87,6 +88,7 @@ class PartitionWorker:
                     beside=beside,
                     offset=offset,
                     arrival_us=record.arrival_us,
+                    places=head.places,
                 )
             )
         if requests:
@@ -117,6 +119,13 @@ class PartitionWorker:
         if len(beside.records) != rows:
             raise BadRequest(f"{rows} rows came, {len(beside.records)} were looked up")
         return beside
+
+
+def _require_places(head: RequestHead, batch: bytes) -> None:
+    """Raises: BadRequest (HOF-200), not each row is said which of the request's it is."""
+    places = head.places
+    if places and (len(places) != read_batch_header(batch).rows or len(places) != len({*places})):
+        raise BadRequest("the rows are not those that the request says")
 
 
 class Here:

@@ -212,7 +212,7 @@ class Partition:
         meta = EntryMeta(
             number, arrival_us, request.id, work.decoded.rows, request.served.view,
             request.served.version, runner.group.version, runner.code_hash, OK,
-            offset=request.offset,
+            offset=request.offset, places=request.places,
         )  # fmt: skip
         if work.failed is not None:
             meta.code, meta.error = work.failed.code, work.failed.message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
@@ -84,7 +84,7 @@ class Request:
     raw: plain values of its only row, where somebody has read and checked them. beside: what was
     looked up for it. is_logged: its rows count, whatever becomes of the reply.
     record: what the log says of them, once they are there. looked_up: of each row, on its way to
-    whoever records it.
+    whoever records it. places: which of a request's rows these are; empty: all.
     """
 
     served: Served
@@ -105,6 +105,7 @@ class Request:
     offset: int = -1
     arrival_us: int = 0
     looked_up: list[JoinRecord] | None = None
+    places: list[int] = field(default_factory=list)
 
     def finish(self, answer: Answer) -> None:
         """Reply, unless somebody did: a watchdog may have answered for a thread that hung."""
@@ -154,7 +155,8 @@ class EntryMeta(msgspec.Struct, array_like=True):
     late: rows that came too late; empty when none did. overflow: rows whose window
     sum left int64, by window.
     answered: False for events taken in without an answer. joined: what each row was joined from.
-    offset: of the Kafka record that brought it, -1 where none did.
+    offset: of the Kafka record that brought it, -1 where none did. places: which of its request's
+    rows these are, where others are in other partitions; empty: all.
     """
 
     number: int
@@ -172,6 +174,7 @@ class EntryMeta(msgspec.Struct, array_like=True):
     error: str = ""
     joined: list[JoinRecord] = []
     offset: int = -1
+    places: list[int] = []
 
 
 class Entry(NamedTuple):

@@ -150,7 +150,7 @@ def _about(metas: Sequence[EntryMeta]) -> list[pa.Array]:
     for place, meta in enumerate(metas):
         first = meta.number << limits.ROW_BITS
         seq += range(first, first + meta.rows)
-        rows += range(meta.rows)
+        rows += meta.places or range(meta.rows)
         repeats += [place] * meta.rows
         is_late = set(meta.late)
         late += [row in is_late for row in range(meta.rows)] if is_late else [False] * meta.rows

@@ -194,7 +194,7 @@ class KafkaWorker:
             message = join_message(part.head, part.body)
             self._heads[call] = RequestHead(
                 call, request.id, len(message), served.view, served.version, deadline_us,
-                request.store, request.wants_answer, joined[place],
+                request.store, request.wants_answer, joined[place], part.places,
             )  # fmt: skip
             self._queue(route, part.partition).put(
                 Outgoing(call, message, part.rows, deadline_s, len(joined[place]))

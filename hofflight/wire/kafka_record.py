@@ -49,6 +49,7 @@ class RequestHead(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     call: the server's own number of it, which its answer repeats. id: 16 bytes. size: bytes of its
     message in the value. deadline_us: wall clock, 0 for none; past it nobody waits for the answer.
     joined: what a server looked up for its rows, a msgpack array of `eventlog.joins.JoinRecord`.
+    places: of a request in parts, which of its rows these are; empty: all.
     """
 
     call: int
@@ -60,6 +61,7 @@ class RequestHead(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     store: bool = True
     wants_answer: bool = True
     joined: bytes = b""
+    places: list[Annotated[int, msgspec.Meta(ge=0, lt=1 << limits.ROW_BITS)]] = []
 
 
 class AnswerHead(msgspec.Struct, array_like=True):

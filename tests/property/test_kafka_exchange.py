@@ -288,6 +288,9 @@ def check(world):
     for worker in world.workers:
         for meta in log_of(worker.engine):
             assert meta.code == envelope.OK
+            cards = [card for card, _ in world.events[int.from_bytes(meta.id, "big") - 1].rows]
+            mine = [n for n, c in enumerate(cards) if partition_of_card(c) == worker.number]
+            assert (meta.places or [*range(meta.rows)]) == mine
             counted[worker.number][int.from_bytes(meta.id, "big")] += 1
     rows_of_card = Counter()
     for event in world.events:

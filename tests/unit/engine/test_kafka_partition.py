@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import hofflight as hof
 from hofflight.engine.kafka_partition import PartitionWorker
+from hofflight.replay.logged import EntryReader
 from hofflight.wire.ipc import encode_batch
 from tests.unit.engine.conftest import make_group
 from tests.unit.kafka_engines import (
@@ -496,3 +497,27 @@ def test_a_record_whose_ids_are_forgotten_is_not_counted_again(engines):
     assert set(found) == {"OK", "HOF-400"}
     assert found[-1] == "OK"
     assert state_of(engine, 7) == {7: 9}
+
+
+# --- requests in parts ----------------------------------------------------------------------------
+
+
+def test_rows_of_a_part_are_known_as_the_requests_own(engines):
+    """The log says which of the request's rows they are: labels and explanations find them so."""
+    worker = worker_of(engines.open(GROUP))
+    record = record_of((1, [(7, 0), (7, 1)]))
+    record.requests[0][0].places = [2, 5]
+    assert codes(ask(worker, 0, record)) == {1: "OK"}
+    (meta,) = log_of(worker.engine)
+    assert meta.places == [2, 5]
+    entries = [e for _, e in worker.engine._works["g.1"].partition.log.read()]
+    assert EntryReader(GROUP.input).rows(entries)["_row"].to_pylist() == [2, 5]
+
+
+@pytest.mark.parametrize("places", [[1], [1, 2, 3], [2, 2]])
+def test_places_that_are_not_those_of_the_rows_are_refused(engines, places):
+    worker = worker_of(engines.open(GROUP))
+    record = record_of((1, [(7, 0), (7, 1)]))
+    record.requests[0][0].places = places
+    assert codes(ask(worker, 0, record)) == {1: "HOF-200"}
+    assert log_of(worker.engine) == []
