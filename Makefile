@@ -35,10 +35,11 @@ soak: setup jars ## the long repetitions, and property tests with many more exam
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m soak --timeout 3600
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m "not soak" --timeout 3600 $(wildcard tests/property)
 
-bench: setup ## three JSON lines: serving beside a bare echo, replay beside the naive query, the join
+bench: setup jars ## four JSON lines: serving beside a bare echo, replay beside the naive query, the join, Kafka
 	$(BIN)/python benchmarks/bench_exchange.py --json
 	$(BIN)/python benchmarks/bench_replay.py --json
 	$(BIN)/python benchmarks/bench_join.py --json
+	$(BIN)/python benchmarks/bench_kafka.py --json
 
 # Tests wait for no download. Debian's root may add what is missing; others are told what it is.
 jars: setup ## Kafka's jars into the user's cache, checked, for the broker of the tests

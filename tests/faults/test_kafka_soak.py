@@ -123,7 +123,8 @@ def test_fifty_starts_of_a_server_leave_nothing_behind(tmp_path, broker):
                     server.wait(10)
                 else:
                     assert ended(server, signal.SIGTERM) == 0
-            before = before or asyncio.run(leftovers(broker.bootstrap))
+            if start == 5:  # by then the worker's own group has its offsets
+                before = asyncio.run(leftovers(broker.bootstrap))
             connections.append(len(psutil.Process(worker.pid).net_connections()))
         after = asyncio.run(leftovers(broker.bootstrap))
     assert after == before
