@@ -58,6 +58,9 @@ def open_store(
     clock = clock or SystemClock()
     store = Store(Path(path))
     store.require(create=True)
+    if store.partitions():
+        msg = f"{store.path.name!r} is kept in partitions, by workers"
+        raise StoreFormat(msg, hint="ask `hof serve --kafka`; offline commands take it as it is")
     with contextlib.ExitStack() as undo:
         lock = StoreLock(store.lock)
         undo.callback(lock.release)
@@ -110,14 +113,18 @@ def _offline(
     settings: Settings,
     clock: Clock,
 ) -> Offline:
-    from hofflight.replay.histories import Folders
+    from hofflight.replay.histories import Folders, Logs
     from hofflight.replay.offline import Offline
 
-    def open_log(stream: str) -> LogReader:
-        return LogReader(store.log / stream)
+    def logs_of(place: Store) -> Logs:
+        return Logs(lambda stream: LogReader(place.log / stream), place.sealed)
 
-    folders = Folders(store.sealed, store.labels, store.stored, store.datasets)
-    return Offline(registry, open_log, folders, group_of, settings.replay, clock)
+    parts = store.partitions()
+    folders = Folders(
+        store.labels, store.stored, store.datasets, tuple(part.path for part in parts.values())
+    )
+    partitions = {number: logs_of(part) for number, part in parts.items()}
+    return Offline(registry, logs_of(store), folders, group_of, settings.replay, clock, partitions)
 
 
 @contextlib.contextmanager
@@ -191,16 +198,24 @@ def backfill_group(
     from hofflight.replay.backfill import rebuild
 
     settings = settings or load_settings()
-    mapped = _map_history(path, group, settings, mapping) if mapping is not None else 0
     store = Store(Path(path))
+    partitions = store.partitions()
+    if partitions and mapping is not None:
+        msg = f"{store.path.name!r} is kept in partitions: old rows are mapped in a store of one"
+        raise StoreFormat(msg, hint="make a new group version, and let workers count from there")
+    mapped = _map_history(path, group, settings, mapping) if mapping is not None else 0
+    places = {f"{number}/": part for number, part in partitions.items()} or {"": store}
+    folded = keys = 0
     with read_offline(path, settings=settings) as (offline, _):
         stream = offline.stream_of(group)
-        runner = Runner(group, contextlib.nullcontext())
-        runner.folded, runner.state = rebuild(
-            offline.history_of(stream), group, settings.replay, progress=progress
-        )
-        write_snapshot(runner, store.snapshots / stream)
-    return {"number": runner.folded, "keys": len(runner.state.keys), "mapped": mapped}
+        for prefix, place in places.items():
+            runner = Runner(group, contextlib.nullcontext())
+            runner.folded, runner.state = rebuild(
+                offline.history_of(f"{prefix}{stream}"), group, settings.replay, progress=progress
+            )
+            write_snapshot(runner, place.snapshots / stream)
+            folded, keys = max(folded, runner.folded), keys + len(runner.state.keys)
+    return {"number": folded, "keys": keys, "mapped": mapped}
 
 
 def _map_history(
@@ -242,8 +257,15 @@ def read_store(
     """
     registry = read_registry(settings or load_settings(), path)
     store = Store(Path(path))
+    logs = _logs_in(store)
+    for number, part in store.partitions().items():
+        logs |= {f"{number}/{name}": log for name, log in _logs_in(part).items()}
+    return registry, logs
+
+
+def _logs_in(store: Store) -> dict[str, LogReader]:
     names = sorted(p.name for p in store.log.iterdir()) if store.log.exists() else []
-    return registry, {name: LogReader(store.log / name) for name in names}
+    return {name: LogReader(store.log / name) for name in names}
 
 
 # --- serve ----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from contextlib import AsyncExitStack, ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from hofflight.assemble_kafka import (
     cancel,
@@ -38,6 +38,7 @@ from hofflight.server.join_received import ReceivedJoins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from hofflight.eventlog.kafka import Cluster
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from hofflight.features.registry import Registry
     from hofflight.settings import Settings
 
+# A block that is told how many more are done, of so many.
+Progress: TypeAlias = "Callable[[int], AbstractContextManager[Callable[[int], None]]]"
 # Others may write to a topic of features: so many of them at its end hide nothing.
 _TAIL_RECORDS = 16
 _LOOK_S = 0.2
@@ -112,12 +115,13 @@ async def read_kafka(
     settings: Settings,
     *,
     partitions: Sequence[int] | None = None,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> None:
     """Have a group's versions count what their topics hold now, in stores of their own.
 
     Rows, windows and answers are those of a worker; none is sent, nothing is buried or committed,
-    and the next call goes on from there. progress: (records read, of about how many).
+    and the next call goes on from there. progress: a block that is told how many more were read, of
+    how many in all.
 
     Raises: as `work_kafka`.
     """
@@ -127,13 +131,16 @@ async def read_kafka(
         keys = [place.key for place in worker.places]
         ends = await client.end_offsets(keys)
         consumer = worker.consumer(_Apart(client), _unsent)
+        await consumer.begin()
         stop = asyncio.Event()
         reading = asyncio.create_task(consumer.run(stop))
         stack.push_async_callback(cancel, [reading])
-        total = sum(ends.values()) - sum((await client.beginning_offsets(keys)).values())
-        while not reading.done() and not consumer.has_read(ends):
-            progress(consumer.counters.records, total)
-            await asyncio.wait([reading], timeout=_LOOK_S)
+        left = consumer.unread(ends)
+        with progress(left) as advance:
+            while left and not reading.done():
+                await asyncio.wait([reading], timeout=_LOOK_S)
+                before, left = left, consumer.unread(ends)
+                advance(before - left)
         stop.set()
         await reading
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hofflight.cli.options import End, Json, RegistryUrl, Start, Store
+from hofflight.cli.options import End, Json, Kafka, Modules, RegistryUrl, Start, Store
 from hofflight.cli.output import note, print_json, print_table, progress
 from hofflight.errors import SettingsError
 
@@ -104,18 +104,44 @@ def seal_streams(
     streams: Annotated[
         list[str] | None, typer.Argument(metavar="[STREAM]...", help="Which logs; all without.")
     ] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="kafka", help="Read the group's topics first.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --from kafka: whose topics.")
+    ] = None,
+    modules: Modules = "",
+    kafka: Kafka = None,
+    partitions: Annotated[
+        str | None, typer.Option(metavar="0-3,7", help="With --from kafka: which; all without.")
+    ] = None,
     registry: RegistryUrl = None,
     json: Json = False,
 ) -> None:
-    """Turn what the logs hold into Parquet, beside a running server too."""
+    """Turn what the logs hold into Parquet, beside a running server too.
+
+    With --from kafka the store is one of your own: it counts what the topics hold, as a worker
+    does, answers nobody, and goes on from there the next time.
+    """
     from dataclasses import asdict
 
     from hofflight.assemble import read_offline
-    from hofflight.settings import with_registry
+    from hofflight.settings import with_kafka, with_registry
 
     with suppress(OSError):
         os.nice(10)  # serving goes first
-    with read_offline(store, settings=with_registry(None, registry)) as (offline, names):
+    settings = with_kafka(with_registry(None, registry), kafka)
+    if source not in (None, "kafka"):
+        msg = f"--from takes kafka, got {source!r}"
+        raise SettingsError(msg)
+    if source is None and (group or modules or partitions):
+        msg = "--group, --modules and --partitions belong to --from kafka"
+        raise SettingsError(msg)
+    if source == "kafka":
+        from hofflight.cli.kafka_log import read_topics
+
+        read_topics(store, group, modules, partitions, settings, json=json)
+    with read_offline(store, settings=settings) as (offline, names):
         if unknown := sorted(set(streams or ()) - set(names)):
             msg = f"there is no log {unknown}; there are {names}"
             raise SettingsError(msg)

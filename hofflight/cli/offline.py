@@ -82,6 +82,7 @@ def train(
         ),
         progress(f"training {name}", rows_of(offline, name, version)) as advance,
     ):
+        note_partitions(offline)
         if save is not None:
             dataset = offline.training_dataset(*named(save), (name, version), ask, out, advance)
             show_dataset(dataset, json=json)
@@ -143,6 +144,7 @@ def verify(
             found = offline.explain(name, version, request, changed_code=changed_code)
             _show_explained(found, json=json)
             return
+        note_partitions(offline)
         with progress(f"verifying {name}", rows_to_verify(offline, name, version)) as advance:
             parity = offline.verify(
                 name, version, since=since, sample=sample, changed_code=changed_code,
@@ -150,7 +152,9 @@ def verify(
             )  # fmt: skip
         explained = [e for d in parity.worst[:1] for e in parity.explain(d.request_id)]
     if json:
-        print_json({**parity.to_dict(), "explained": [asdict(e) for e in explained]})
+        covered = {"partitions": offline.partitions} if offline.partitions else {}
+        more = {**covered, "explained": [asdict(e) for e in explained]}
+        print_json({**parity.to_dict(), **more})
     else:
         show_parity(parity)
         for explanation in explained:
@@ -224,6 +228,12 @@ def _group(text: str, modules: str) -> FeatureGroup:
     return max(found, key=lambda group: group.version)
 
 
+def note_partitions(offline: Offline) -> None:
+    """Say which partitions are here: of a worker's, others may be on other machines."""
+    if offline.partitions:
+        note(f"partitions {', '.join(map(str, offline.partitions))}")
+
+
 def rows_of(offline: Offline, view: str, version: int | None) -> int:
     """How many rows the log of a view has, for a progress bar."""
     groups = offline.view(view, version).streaming
@@ -272,7 +282,11 @@ def _show_explained(found: list[Explanation], *, json: bool) -> None:
 
 
 def _show_explanation(found: Explanation, *, every: bool) -> None:
+    from hofflight.replay.partitioned import PartitionExplanation
+
     title = f"request {found.request_id} row {found.row}" + (", late" if found.late else "")
+    if isinstance(found, PartitionExplanation):
+        title = f"partition {found.partition}, {title}"
     rows = [(n, f["served"], f["replayed"], f["equal"]) for n, f in found.features.items()]
     print_table(title, ("feature", "served", "replayed", "equal"), rows)
     for name, window in found.windows.items():

@@ -96,6 +96,7 @@ class Consumer:
         self._bytes_max = bytes_max
         self.counters = ConsumerCounters()
         self._progress = {place.key: _Progress() for place in places}
+        self._has_begun = False
         self._open = 0
         self._room = asyncio.Event()
         self._failed: HofError | None = None
@@ -109,7 +110,7 @@ class Consumer:
 
         Raises: WorkerStopped (HOF-514), a record cannot be answered now: the next start tries.
         """
-        await self._seek()
+        await self.begin()
         committing = asyncio.create_task(self._commit_often())
         stopping = asyncio.create_task(self._stop_with(stop))
         try:
@@ -134,9 +135,9 @@ class Consumer:
         if self._failed is not None:
             raise self._failed
 
-    def has_read(self, ends: Mapping[Any, int]) -> bool:
-        """Whether everything before these offsets was read, by the consumer's own keys."""
-        return all(self._progress[key].reached >= end for key, end in ends.items())
+    def unread(self, ends: Mapping[Any, int]) -> int:
+        """How many offsets before these, by the consumer's own keys, were not read yet."""
+        return sum(max(0, end - self._progress[key].reached) for key, end in ends.items())
 
     async def _pass_over(self) -> None:
         """Offsets that are no records: the marks of somebody's transactions."""
@@ -145,7 +146,14 @@ class Consumer:
 
     # --- where to begin ---
 
-    async def _seek(self) -> None:
+    async def begin(self) -> None:
+        """Go to where it goes on; `run` does so first.
+
+        Raises: WorkerStopped (HOF-514), rows between what was counted and what is there are gone.
+        """
+        if self._has_begun:
+            return
+        self._has_begun = True
         self._client.assign(list(self._places))
         beginnings = await self._client.beginning_offsets(list(self._places))
         for key, place in self._places.items():

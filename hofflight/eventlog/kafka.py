@@ -6,6 +6,7 @@ it is told otherwise; every such choice is made here.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -40,6 +41,7 @@ DEFINITE: Final = (
     TopicAuthorizationFailedError,
 )
 _REPLICAS: Final = 3
+_HEARD_MS: Final = 50
 _COMMON: Final = {"retry_backoff_ms": 50, "metadata_max_age_ms": 60_000}
 
 
@@ -145,8 +147,16 @@ class Cluster:
             missing = [spec for spec in specs if spec.name not in there]
             if missing:
                 await _create(admin, missing, self._settings.replication)
+                await self._until_there(admin, {spec.name for spec in missing})
         await self.check(specs)
         return [spec.name for spec in missing]
+
+    async def _until_there(self, admin: Any, names: set[str]) -> None:
+        """A topic is made by the controller; brokers hear of it a moment later."""
+        for _ in range(self._settings.request_timeout_ms // _HEARD_MS):
+            if names <= set(await admin.list_topics()):
+                return
+            await asyncio.sleep(_HEARD_MS / 1_000)
 
     async def check(self, specs: Sequence[TopicSpec]) -> dict[str, int]:
         """The topics' numbers of partitions, by name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STORE_FORMAT: Final = 1
+_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
 
 
 class Store:
@@ -30,6 +32,18 @@ class Store:
         self.stored = path / "stored"
         self.online = path / "online"
         self.datasets = path / "datasets"
+
+    def partitions(self) -> dict[int, Store]:
+        """The stores of a worker's partitions in it, by number: `0/`, `1/`, ...
+
+        Raises: StoreFormat (HOF-503), one is no store: nobody shall see a part for the whole.
+        """
+        names = [p.name for p in self.path.iterdir()] if self.path.exists() else []
+        numbers = sorted(int(name) for name in names if _NUMBER.fullmatch(name))
+        found = {number: Store(self.path / str(number)) for number in numbers}
+        for store in found.values():
+            store.require(create=False)
+        return found
 
     def require(self, *, create: bool) -> None:
         """Check that the directory is a store of this release, making one if it may.

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hofflight.errors import BadMetadata, UnknownView
+from hofflight.replay.partitioned import PartitionExplanation
 from hofflight.replay.prepared import SEQ, TS
 from hofflight.replay.verify import LATE, Answers
 from hofflight.replay.windowed import database
@@ -56,8 +57,9 @@ def checked_request_id(request_id: bytes | str) -> bytes:
 
 
 def _keys_of(answers: Answers, request_id: bytes) -> pa.Table:
-    """The prepared keys of a request's rows."""
+    """The prepared keys of a request's rows, which may be in several partitions."""
     names = answers.transformation.preparation.question.keys
+    found = []
     for part in answers.history.parts(about=("_seq", "_arrival", "_request_id", "_answered")):
         if part.version != answers.group.version:
             continue
@@ -66,8 +68,9 @@ def _keys_of(answers: Answers, request_id: bytes) -> pa.Table:
                     part.rows.column("_answered"))
         )  # fmt: skip
         if mine.num_rows:
-            prepared = answers.transformation.apply(mine)
-            return pa.Table.from_batches([prepared.select(names)]).group_by(names).aggregate([])
+            found.append(answers.transformation.apply(mine).select(names))
+    if found:
+        return pa.Table.from_batches(found).group_by(names).aggregate([])
     group = answers.group
     msg = f"{group.name}@{group.version} answered no request {request_id.hex()}"
     raise UnknownView(msg, hint="an id is the 16 bytes of a vector's request_id, or their hex")
@@ -92,13 +95,16 @@ def _explained(
     windows = {
         name: {
             "window": str(window),
-            "events": _events(visible, window.frame, window.columns_read()),
+            "events": _events(answers, visible, window.frame, window.columns_read()),
         }
         for name, window in group.windows.items()
     }
     number = int(first_value(row.column("_row")))
-    seq = int(first_value(row.column(SEQ)))
-    return Explanation(request_id.hex(), number, seq, late, features, windows)
+    partition, seq = answers.history.place_of(int(first_value(row.column(SEQ))))
+    about = (request_id.hex(), number, seq, late, features, windows)
+    if partition is None:
+        return Explanation(*about)
+    return PartitionExplanation(*about, partition=partition)
 
 
 def _visible(answers: Answers, rows: pa.RecordBatch, row: pa.RecordBatch) -> pa.RecordBatch:
@@ -113,7 +119,9 @@ def _visible(answers: Answers, rows: pa.RecordBatch, row: pa.RecordBatch) -> pa.
     return rows.filter(seen)
 
 
-def _events(visible: pa.RecordBatch, frame: Frame, read: tuple[str, ...]) -> list[dict[str, Any]]:
+def _events(
+    answers: Answers, visible: pa.RecordBatch, frame: Frame, read: tuple[str, ...]
+) -> list[dict[str, Any]]:
     """The rows of V(r) in a frame, with what the window reads of them."""
     if not visible.num_rows:
         return []
@@ -127,6 +135,7 @@ def _events(visible: pa.RecordBatch, frame: Frame, read: tuple[str, ...]) -> lis
     framed = visible.slice(low, last + frame.own_row - low)
     columns = {"seq": SEQ, "ts": TS, **{name: name for name in read}}
     values = [to_python(framed.column(column)) for column in columns.values()]
+    values[0] = [answers.history.place_of(seq)[1] for seq in values[0]]
     return [dict(zip(columns, event, strict=True)) for event in zip(*values, strict=True)]
 
 

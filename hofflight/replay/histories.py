@@ -11,6 +11,8 @@ from hofflight.errors import StoreFormat, UnknownView
 from hofflight.eventlog.joins import JOIN_SCHEMA, is_join_stream, join_stream
 from hofflight.features.stored import StoredGroup
 from hofflight.features.view import find_view
+from hofflight.replay.labels import LabelStore
+from hofflight.replay.partitioned import PartitionedHistory
 from hofflight.replay.read_log import History
 from hofflight.replay.seal import Sorting
 from hofflight.replay.sealed import SealedLog
@@ -33,26 +35,68 @@ _JOINS = Sorting(JOIN_SCHEMA, None, ("_request_id",), "_row")
 class Folders:
     """Where a store has what is read and written offline."""
 
-    sealed: Path
     labels: Path
     stored: Path
     datasets: Path
+    partitions: tuple[Path, ...] = ()
+
+    def require_shared(self, folder: Path) -> None:
+        """Refuse what a partition has for itself and all should share: it would be left out.
+
+        Raises: StoreFormat (HOF-503).
+        """
+        within = folder.relative_to(self.labels.parent)
+        for partition in self.partitions:
+            if (partition / within).exists():
+                store = self.labels.parent.name
+                msg = f"partition {partition.name} has {str(within)!r} for itself"
+                hint = f"load it with --store {store}, or name --store {store}/{partition.name}"
+                raise StoreFormat(msg, hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """Where logs are: how one is opened, and the folder of what is sealed."""
+
+    open: Callable[[str], LiveLog]
+    sealed: Path
+
+    def sealed_log(self, stream: str) -> SealedLog:
+        """The sealed part of a log."""
+        return SealedLog(self.sealed / stream)
+
+    def holds(self, stream: str) -> bool:
+        """Whether a log has any record."""
+        if self.sealed_log(stream).manifest().sealed_to:
+            return True
+        return next(self.open(stream).read_meta(), None) is not None
 
 
 class Histories:
-    """The histories of a store. `group_of`: loaded code, by name and version (None: the newest)."""
+    """The histories of a store. `group_of`: loaded code, by name and version (None: the newest).
+
+    partitions: of a store that workers keep in partitions, where each has its logs. Then a group's
+    history is that of all, and `0/card_tx.1` names the log of one.
+    """
 
     def __init__(
         self,
         registry: Registry,
-        open_log: Callable[[str], LiveLog],
+        logs: Logs,
         folders: Folders,
         group_of: Callable[[str, int | None], FeatureGroup],
+        partitions: Mapping[int, Logs] | None = None,
     ) -> None:
         self.registry = registry
         self.folders = folders
-        self._open_log = open_log
+        self._logs = logs
         self._group_of = group_of
+        self._partitions = partitions or {}
+
+    @property
+    def partitions(self) -> list[int]:
+        """Which partitions are here; none in a store that is not kept in partitions."""
+        return list(self._partitions)
 
     def any_group(self, name: str, version: int | None = None) -> AnyGroup:
         """A loaded group, or a stored one.
@@ -74,8 +118,21 @@ class Histories:
         """What the answers of a joined view were joined from."""
         return self.history_of(join_stream(view.name, view.version))
 
+    def label_store(self, view: View) -> LabelStore:
+        """The loads of a view's labels.
+
+        Raises: StoreFormat (HOF-503), a partition has loads of its own.
+        """
+        folder = self.folders.labels / view.name
+        self.folders.require_shared(folder)
+        return LabelStore(folder)
+
     def stored_history(self, group: StoredGroup) -> StoredHistory:
-        """The loads of a stored group."""
+        """The loads of a stored group.
+
+        Raises: StoreFormat (HOF-503), a partition has loads of its own.
+        """
+        self.folders.require_shared(self.folders.stored / group.label)
         return StoredHistory(self.folders.stored / group.label, group)
 
     def stored_group(self, name: str, version: int | None = None) -> StoredGroup:
@@ -96,7 +153,7 @@ class Histories:
 
     def sealed_to(self, stream: str) -> int:
         """Number of the last record of a log that is sealed."""
-        return SealedLog(self.folders.sealed / stream).manifest().sealed_to
+        return self._logs.sealed_log(stream).manifest().sealed_to
 
     def history(self, name: str, version: int | None = None) -> History:
         """The log that a group version reads, sealed and live."""
@@ -107,13 +164,40 @@ class Histories:
 
         Raises: StoreFormat (HOF-503), there is no such log.
         """
-        if is_join_stream(stream):
-            sealed = SealedLog(self.folders.sealed / stream)
-            return History(self._open_log(stream), sealed, JOIN_SCHEMA, {})
-        records = self.records(stream)
+        logs, name = self._place_of(stream)
+        if logs is self._logs and self._partitions:
+            self._require_together(name)
+        if is_join_stream(name):
+            return History(logs.open(name), logs.sealed_log(name), JOIN_SCHEMA, {})
+        records = self.records(name)
         full = {r.version: r.full for r in records if r.full is not None}
-        sealed = SealedLog(self.folders.sealed / stream)
-        return History(self._open_log(stream), sealed, records[0].input, full)
+
+        def history(logs: Logs) -> History:
+            return History(logs.open(name), logs.sealed_log(name), records[0].input, full)
+
+        if logs is self._logs and self._partitions:
+            return PartitionedHistory({n: history(part) for n, part in self._partitions.items()})
+        return history(logs)
+
+    def _require_together(self, stream: str) -> None:
+        """Refuse what would be left out: an embedded engine was at work where workers are.
+
+        Raises: StoreFormat (HOF-503), rows of a group that are in no partition, or lookups of a
+            joined view that are not recorded beside their rows.
+        """
+        is_joined = is_join_stream(stream)
+        aside = [*self._partitions.values()] if is_joined else [self._logs]
+        if any(logs.holds(stream) for logs in aside):
+            where = "partitions of its own" if is_joined else "no partition"
+            msg = f"{stream} has records in {where}: workers wrote only a part of it"
+            raise StoreFormat(msg, hint="name one partition: --store DIR/0")
+
+    def _place_of(self, stream: str) -> tuple[Logs, str]:
+        """Where a log is, and its name there."""
+        number, mark, name = stream.partition("/")
+        if mark and number.isdecimal() and int(number) in self._partitions:
+            return self._partitions[int(number)], name
+        return self._logs, stream
 
     def history_before(self, record: GroupRecord) -> History:
         """The log of the newest sibling of another input schema.
@@ -152,6 +236,7 @@ class Histories:
 
         Raises: StoreFormat (HOF-503), there is no such log.
         """
+        _, stream = self._place_of(stream)
         records = [r for r in self.registry.groups() if r.partition == stream]
         if not records:
             known = sorted({r.partition for r in self.registry.groups()})

@@ -21,11 +21,10 @@ from hofflight.replay.explain import checked_request_id, explain
 from hofflight.replay.histories import Histories
 from hofflight.replay.join_history import JoinHistory
 from hofflight.replay.label_join import LabelJoin
-from hofflight.replay.labels import LabelStore, checked_labels, read_labels
+from hofflight.replay.labels import checked_labels, read_labels
 from hofflight.replay.materialize import Materializer
 from hofflight.replay.parquet import ROW_GROUP_ROWS
 from hofflight.replay.seal import seal
-from hofflight.replay.sealed import SealedLog
 from hofflight.replay.span import Moment, Parts, Span, Split, moment_us
 from hofflight.replay.stored_join import StoredJoin, StoredRelation
 from hofflight.replay.stored_rows import open_source
@@ -35,17 +34,16 @@ from hofflight.replay.verify_stored import StoredVerification
 from hofflight.wire.parity import Explanation, Parity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from hofflight.clock import Clock
     from hofflight.features.group import FeatureGroup
     from hofflight.features.registry import Registry
     from hofflight.features.view import AnyGroup, View
     from hofflight.online.lookups import Lookups
-    from hofflight.replay.histories import Folders
+    from hofflight.replay.histories import Folders, Logs
     from hofflight.replay.materialize import LoadReport, Mode
     from hofflight.replay.prepared import AsOf
-    from hofflight.replay.read_log import LiveLog
     from hofflight.replay.seal import SealReport
     from hofflight.replay.training import TrainingReport
     from hofflight.replay.windowed import EngineName
@@ -75,13 +73,14 @@ class Offline(Histories):
     def __init__(
         self,
         registry: Registry,
-        open_log: Callable[[str], LiveLog],
+        logs: Logs,
         folders: Folders,
         group_of: Callable[[str, int | None], FeatureGroup],
         settings: ReplaySettings,
         clock: Clock,
+        partitions: Mapping[int, Logs] | None = None,
     ) -> None:
-        super().__init__(registry, open_log, folders, group_of)
+        super().__init__(registry, logs, folders, group_of, partitions)
         self._clock = clock
         self._settings = settings
 
@@ -180,7 +179,7 @@ class Offline(Histories):
         found = self.view(view, version)
         record = self.registry.group(*found.group)
         table = checked_labels(read_labels(labels, record.input), found, record)
-        LabelStore(self.folders.labels / found.name).add(table)
+        self.label_store(found).add(table)
         return table.num_rows
 
     def verify(
@@ -275,10 +274,13 @@ class Offline(Histories):
         Raises: StoreLocked (HOF-501), somebody else does; StoreFormat (HOF-503), the types of its
             answers are not known.
         """
-        return seal(
-            self._open_log(stream), SealedLog(self.folders.sealed / stream),
-            self.sortings(stream), until_us=self._clock.wall_us(), progress=progress,
+        logs, name = self._place_of(stream)
+        report = seal(
+            logs.open(name), logs.sealed_log(name), self.sortings(name),
+            until_us=self._clock.wall_us(), progress=progress,
         )  # fmt: skip
+        report.stream = stream
+        return report
 
     def _materializer(
         self, name: str, version: int | None, lookups: Lookups, progress: Callable[[int], None]
@@ -373,7 +375,7 @@ class Offline(Histories):
         if labels is not None:
             loads = [checked_labels(read_labels(labels, group.input), view, group)]
         elif view.labels:
-            loads = LabelStore(self.folders.labels / view.name).loads()
+            loads = self.label_store(view).loads()
         else:
             return None
         return LabelJoin(group, view.labels, loads)

@@ -109,6 +109,15 @@ class History:
         self.raw = raw
         self._full = full
 
+    @property
+    def partitions(self) -> list[int]:
+        """The partitions that it is kept in; none: it is one log."""
+        return []
+
+    def place_of(self, seq: int) -> tuple[int | None, int]:
+        """The partition that a row is in, if any, and its seq there."""
+        return None, seq
+
     def extent(self) -> Extent:
         """How far the history goes now.
 

@@ -54,7 +54,8 @@ class TrainingReport:
 
     read: rows in the log. dropped: of those, rows that this version refuses, that lie outside the
     range, or in a split's gap. late: rows of the table without windows. unlabeled: rows of the
-    table without any label. labels_unmatched: labels for which there is no row.
+    table without any label. labels_unmatched: labels for which there is no row. partitions: whose
+    rows these are, of a worker's store.
     """
 
     view: str
@@ -69,6 +70,7 @@ class TrainingReport:
     unlabeled: int = 0
     labels_unmatched: int = 0
     parts: dict[str, int] = field(default_factory=dict)
+    partitions: list[int] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -138,8 +140,9 @@ class Training:
         ]
         engine = self._chosen_engine(rows)
         report = TrainingReport(
-            self.view.name, self.view.version, code_hash_of(self.groups), engine, self.as_of
-        )
+            self.view.name, self.view.version, code_hash_of(self.groups), engine, self.as_of,
+            partitions=self.history.partitions,
+        )  # fmt: skip
         if self.parts is not None:
             report.parts = dict.fromkeys(self.parts.names, 0)
         started_s = time.monotonic()

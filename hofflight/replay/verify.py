@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from hofflight.replay.equality import close, same
 from hofflight.replay.logged import ABOUT, ANSWER
+from hofflight.replay.partitioned import located
 from hofflight.replay.plain_columns import exploded
 from hofflight.replay.prepared import SEQ
 from hofflight.replay.transformed import Transformation
@@ -171,9 +172,8 @@ class Answers:
             served, again = (first_value(column.slice(place, 1)) for column in columns)
             request_id = rows.column("_request_id")[place].as_py().hex()
             row = rows.column("_row")[place].as_py()
-            found.append(
-                Difference(shown, request_id, row, served, again, _distance(served, again))
-            )
+            one = Difference(shown, request_id, row, served, again, _distance(served, again))
+            found.append(located(one, self.history, rows.column(SEQ)[place].as_py()))
         return found
 
     def _rows(

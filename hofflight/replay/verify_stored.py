@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from hofflight.online.packed import Packing
 from hofflight.replay.equality import same
 from hofflight.replay.logged import ABOUT
+from hofflight.replay.partitioned import located
 from hofflight.replay.plain_columns import plain_array
 from hofflight.replay.prepared import SEQ
 from hofflight.replay.stored_join import KEY, LOAD, TIME
@@ -27,7 +28,7 @@ from hofflight.wire.columns import first_value
 from hofflight.wire.parity import WORST_MAX, Difference, Parity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from hofflight.replay.equality import Mask
     from hofflight.replay.join_history import JoinHistory
@@ -63,7 +64,7 @@ class StoredVerification:
             parity.parts[name] = parity.parts.get(name, 0) + batch.num_rows
             away = pc.less(batch.column("_as_of"), 0).to_numpy(zero_copy_only=False)
             parity.unavailable += int(np.count_nonzero(away))
-            compared = _Compared(relation, batch.filter(pa.array(~away)))
+            compared = _Compared(relation, batch.filter(pa.array(~away)), self.streams)
             wrong = np.zeros(compared.rows, bool)
             for feature, equal in compared.equal().items():
                 if equal.all():
@@ -80,7 +81,7 @@ class StoredVerification:
         """For each row of `request_id`, every stored feature: served, replayed, equal."""
         found: dict[int, dict[str, dict[str, Any]]] = {}
         for relation, batch in self._batches(lambda _: None):
-            compared = _Compared(relation, batch)
+            compared = _Compared(relation, batch, self.streams)
             for feature, equal in compared.equal().items():
                 for place in range(compared.rows):
                     row = first_value(batch.column("_row").slice(place, 1))
@@ -124,10 +125,12 @@ class StoredVerification:
             "AND r._row = joins._row)"
             for i in range(len(self.streams))
         ]
+        at = "_at0" if own else "NULL::BIGINT"
         asked = (
             f"SELECT _request_id, _row, _arrival, _as_of{place} AS _as_of, "
             f"_key{place} AS _asked_key, _packed{place} AS _packed, "
-            f"{' AND '.join(own) or 'true'} AS _is_own FROM joins WHERE {' AND '.join(chosen)}"
+            f"{at} AS _at, {' AND '.join(own) or 'true'} AS _is_own "
+            f"FROM joins WHERE {' AND '.join(chosen)}"
         )
         # The newest load that was there for all to see when the request came.
         seen = (
@@ -146,7 +149,10 @@ class StoredVerification:
 class _Compared:
     """One batch: what was served, out of the recorded bytes, beside what history says."""
 
-    def __init__(self, relation: StoredRelation, batch: pa.RecordBatch) -> None:
+    def __init__(
+        self, relation: StoredRelation, batch: pa.RecordBatch, streams: Sequence[History]
+    ) -> None:
+        self._streams = streams
         self.rows = batch.num_rows
         self._batch = batch
         self._relation = relation
@@ -201,5 +207,9 @@ class _Compared:
             request_id = first_value(self._batch.column("_request_id").slice(place, 1)).hex()
             row = first_value(self._batch.column("_row").slice(place, 1))
             served, replayed = self.both(feature, place)
-            found.append(Difference(feature, request_id, row, served, replayed, float("inf")))
+            one = Difference(feature, request_id, row, served, replayed, float("inf"))
+            if self._streams:
+                seq = first_value(self._batch.column("_at").slice(place, 1))
+                one = located(one, self._streams[0], seq)
+            found.append(one)
         return found

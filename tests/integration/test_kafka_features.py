@@ -1,8 +1,11 @@
 """What workers answered, in the topics of features: everything, once or more, and as it was."""
 
 import asyncio
+import json
+import time
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import hofflight as hof
@@ -71,22 +74,74 @@ def test_a_log_forgets_nothing_that_is_not_exported(place):
     small = {"HOF_LOG__SEGMENT_BYTES_MAX": str(1 << 20), "HOF_LOG__SEAL_CHECK_S": "1",
              "HOF_LOG__SEAL_BYTES": str(1 << 20), "HOF_ENGINE__IDS_MAX": "10",
              "HOF_ENGINE__SNAPSHOT_RECORDS": "10"}  # fmt: skip
-    rows = [event(n % 7, n) for n in range(500)]
+    logs = [
+        LogReader(place.folder / "worker" / str(partition) / "log" / "card_tx.1")
+        for partition in (0, 1)
+    ]
+    asked, end = 0, time.monotonic() + 60
     with place.working(**small) as worker, place.serving() as (_, address):
         with hof.connect(address, deadline_ms=20_000) as client:
-            for _ in range(60):
-                client.vector("card_tx", rows)
+            while asked < 60 or any(log.first_number() == 1 for log in logs):
+                assert time.monotonic() < end, "nothing was forgotten"
+                seconds = range(asked * 500, asked * 500 + 500)
+                client.vector("card_tx", [event(n % 7, n) for n in seconds])
+                asked += 1
         assert ended(worker) == 0
-    for partition in (0, 1):
-        log = LogReader(place.folder / "worker" / str(partition) / "log" / "card_tx.1")
-        assert log.first_number() > 1, "nothing was forgotten"
     exported, _ = features(place)
-    assert len(exported) == 60 * 500
-    for partition in (0, 1):
-        place("log", "seal", "--store", f"worker/{partition}")
-    verified = [place.verified(partition) for partition in (0, 1)]
-    assert sum(one["rows"] for one in verified) == 60 * 500
-    assert [one["mismatches"] for one in verified] == [0, 0]
+    assert len(exported) == asked * 500
+    done = place("verify", "card_tx", "--modules", "features", "--store", "worker", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["rows"] == asked * 500
+
+
+def test_training_data_come_from_the_topics_or_from_the_workers_and_are_the_same(place):
+    """A machine without any worker's store reads the topics, and goes on from there."""
+    lake = ["--store", "lake", "--modules", "features"]
+
+    def sealed():
+        done = place("log", "seal", "--from", "kafka", "--group", "card_tx", *lake, "--json")
+        assert done.returncode == 0, done.stderr
+        return {one["stream"]: one["rows"] for one in json.loads(done.stdout)["sealed"]}
+
+    def trained(store):
+        out = f"{store}.parquet"
+        done = place("train", "card_tx", "--ids", "--modules", "features", "--store", store,
+                     "--out", out)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "partitions 0, 1" in done.stderr
+        return pq.read_table(place.folder / out).sort_by("request_id").to_pylist()
+
+    with place.working() as worker, place.serving() as (_, address):
+        with hof.connect(address, deadline_ms=20_000) as client:
+            for n in range(100):
+                client.vector("card_tx", event(n % 7, n))
+            first = sealed()
+            for n in range(100, 130):
+                client.vector("card_tx", event(n % 7, n))
+        assert ended(worker) == 0
+    second = sealed()
+
+    assert (sum(first.values()), sum(second.values())) == (100, 30)
+    assert set(first) == {"0/card_tx.1", "1/card_tx.1"}
+    assert trained("lake") == trained("worker")
+    done = place("verify", "card_tx", *lake, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (json.loads(done.stdout)["rows"], json.loads(done.stdout)["mismatches"]) == (130, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--from", "spark"], "--from takes kafka"),
+        (["--from", "kafka"], "--group"),
+        (["--from", "kafka", "--group", "nobody", "--modules", "features"], "no group 'nobody'"),
+        (["--group", "card_tx"], "belong to --from kafka"),
+    ],
+)
+def test_reading_topics_says_what_it_needs(place, arguments, error):
+    done = place("log", "seal", "--store", "lake", *arguments)
+    assert done.returncode == 2
+    assert error in done.stderr
 
 
 def test_features_can_be_left_out(place):

@@ -559,6 +559,7 @@ def test_the_report_counts_what_became_of_every_row(open_app, engine):
         "view": "v", "version": 1, "code_hash": app.engine.group("g", 2).code_hash(),
         "engine": engine, "as_of": "arrival", "rows": 5, "read": 9, "dropped": 4, "late": 1,
         "unlabeled": 4, "labels_unmatched": 2, "parts": {"train": 4, "test": 1},
+        "partitions": [],
     }  # fmt: skip
 
 
