@@ -135,8 +135,8 @@ async def serve_kafka(
             registry, lambda stream: counts.get(stream, 0), looks_up=lookups is not None
         )
         catalog.refresh()
-        producer = await stack.enter_async_context(cluster.producer())
-        worker = KafkaWorker(catalog, produce_with(producer), DEFINITE, clock, settings.kafka)
+        produce = await stack.enter_async_context(cluster.writer())
+        worker = KafkaWorker(catalog, produce, DEFINITE, clock, settings.kafka)
         replies = ReplyPath(
             worker, registry.leases(), cluster.consumer, _partition_0,
             reply_topics(settings.kafka), instance=instance or _instance(),
@@ -252,24 +252,11 @@ async def open_way_back(settings: Settings, *, dry_run: bool) -> AsyncIterator[W
     if dry_run:
         yield WayBack(registered, partitions, size, None)
         return
-    async with cluster.producer() as producer:
-        yield WayBack(registered, partitions, size, produce_with(producer))
+    async with cluster.writer() as produce:
+        yield WayBack(registered, partitions, size, produce)
 
 
 # --- the pieces -----------------------------------------------------------------------------------
-
-
-def produce_with(producer: Any) -> Any:
-    """How records are handed to the brokers: ends when they have it, or raises."""
-
-    async def produce(topic: str, partition: int, value: bytes | None, headers: Any) -> None:
-        key = b"" if value is None else None  # aiokafka wants one of the two
-        acknowledged = await producer.send(
-            topic, value, key=key, partition=partition, headers=headers
-        )
-        await acknowledged
-
-    return produce
 
 
 def partition_of(topic: str, number: int) -> Any:

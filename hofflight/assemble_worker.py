@@ -11,7 +11,6 @@ from hofflight.assemble_kafka import (
     cancel,
     cluster_of,
     partition_of,
-    produce_with,
     streams_of,
     warm_up,
 )
@@ -89,14 +88,14 @@ async def work_kafka(
     async with AsyncExitStack() as stack:
         worker = await _Worker.opened(stack, path, groups, settings, partitions)
         cluster = worker.cluster
-        producing = produce_with(await stack.enter_async_context(cluster.producer()))
+        produce = await stack.enter_async_context(cluster.writer())
         name = f"{settings.kafka.prefix}-worker-{groups[0].name}"
         client = await stack.enter_async_context(cluster.consumer(name))
-        consumer = worker.consumer(client, producing)
+        consumer = worker.consumer(client, produce)
         exports: list[AnswerExport] = []
         if settings.kafka.features:
             outlets = await _outlets(worker)
-            exports = [_export(worker, place, outlets, producing) for place in worker.places]
+            exports = [_export(worker, place, outlets, produce) for place in worker.places]
         tasks = [asyncio.create_task(export.run()) for export in exports]
         stack.push_async_callback(cancel, tasks)
         stack.enter_context(_sealing(path, worker.works, settings))
@@ -190,7 +189,9 @@ class _Worker(NamedTuple):
         registry = stack.enter_context(contextlib.closing(open_registry(settings)))
         by_stream = streams_of(groups, registry)
         counts = await _checked(cluster, by_stream, settings)
-        Store(path).require(create=True)  # of what is not one partition's: stored rows, labels
+        whole = Store(path)  # of what is not one partition's: stored rows, labels
+        whole.require(create=True)
+        whole.require_partitions(counts)
         works = {
             number: stack.enter_context(_work(path / str(number), groups, registry, settings))
             for number in _chosen(partitions, max(counts.values()))
@@ -245,7 +246,7 @@ async def _checked(
 
 async def _outlets(worker: _Worker) -> dict[tuple[str, int], dict[int, Outlet]]:
     """Where answers go, by stream and partition and then by group version."""
-    from hofflight.replay.answer_records import AnswerRecords, offset_said
+    from hofflight.replay.answer_records import AnswerRecords, begin_of
 
     kafka = worker.settings.kafka
     found: dict[tuple[str, int], dict[int, Outlet]] = {}
@@ -253,7 +254,8 @@ async def _outlets(worker: _Worker) -> dict[tuple[str, int], dict[int, Outlet]]:
     topics = [(features_topic(g.name, g.version, kafka.prefix), p.number) for p, g in wanted]
     tails = await worker.cluster.tails(topics, _TAIL_RECORDS)
     for (place, group), topic in zip(wanted, topics, strict=True):
-        begin = max((offset_said(record.headers) for record in tails[topic]), default=-1)
+        counted = worker.works[place.number].engine.known_offset(place.stream)
+        begin = begin_of([record.headers for record in tails[topic]], counted)
         full = worker.registry.group(group.name, group.version).schema
         records = AnswerRecords(group.name, group.version, full, kafka.record_bytes_max)
         mine = found.setdefault((place.stream, place.number), {})

@@ -84,7 +84,7 @@ class Engine:
         self.counters = EngineCounters()
         self._open_log = open_log
         self._snapshots = snapshots
-        self._clock = clock
+        self.clock = clock
         self._settings = settings
         self.catalog = Catalog(registry)
         self._works: dict[str, _Work] = {}
@@ -105,7 +105,7 @@ class Engine:
             work.partition.has_functions |= runner.has_function
             if group.is_opaque and work.lane is None:
                 work.lane = Lane(
-                    record.partition, lambda requests: self._turn(work, requests), self._clock
+                    record.partition, lambda requests: self._turn(work, requests), self.clock
                 )
                 self._watch()
         self._by_group[group.name, group.version] = work
@@ -143,7 +143,7 @@ class Engine:
             raise self._refusal(work)
         # Without the lock: a lane holds it as long as a user's function runs, and nothing changes.
         runner = work.partition.runners[request.served.group_version]
-        runner.check(runner.decode(request.head, request.body), self._clock.wall_us())
+        runner.check(runner.decode(request.head, request.body), self.clock.wall_us())
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Take over requests; every outcome is a reply."""
@@ -169,6 +169,10 @@ class Engine:
         partition = self._works[stream].partition
         partition.require_here = require_here
         return partition.known_offset
+
+    def known_offset(self, stream: str) -> int:
+        """Up to which offset the log of a stream had entries at the start, -1 for none."""
+        return self._works[stream].partition.known_offset
 
     def streams(self) -> dict[str, int]:
         """The logs at work, by name: the number of each one's last record."""
@@ -240,20 +244,20 @@ class Engine:
 
     def _new_work(self, name: str) -> _Work:
         log = self._open_log(name)
-        partition = Partition(name, log, self._clock, self._settings, self.counters)
+        partition = Partition(name, log, self.clock, self._settings, self.counters)
         # Ids up to here were forgotten before the restart: they keep no segment from being trimmed.
         partition.ids.young_after = ids_after(self._snapshots / name)
         for position, meta in log.read_meta(partition.ids.young_after):
             partition.ids.add(meta.id, position, number=meta.number, arrival_us=meta.arrival_us)
             partition.known_offset = max(partition.known_offset, meta.offset)
-        work = self._works[name] = _Work(partition, threading.RLock(), FunctionWatch(self._clock))
+        work = self._works[name] = _Work(partition, threading.RLock(), FunctionWatch(self.clock))
         work.snapshot_number = log.last_number()
         return work
 
     def _recover(self, work: _Work, runner: Runner) -> None:
         """Snapshot first, or all of history in bulk; then every entry after it that counts."""
-        after = load_snapshot(runner, self._snapshots / work.partition.name)
         log = work.partition.log
+        after = load_snapshot(runner, self._snapshots / work.partition.name, log.last_number())
         is_gone = log.first_number() > after + 1
         if self._rebuild and (
             is_gone or (not after and log.last_number() >= self._settings.rebuild_records)
@@ -329,14 +333,19 @@ class Engine:
     def _wedge(self, work: _Work) -> None:
         """Answer for the thread that hangs, and mark in the log what it never folded."""
         assert work.lane is not None
-        owed = [request for request in work.lane.take_all() if not request.is_finished]
+        running, waiting = work.lane.take_running(), work.lane.take_waiting()
+        # What only waited and came over Kafka is still there, for the next start.
+        again = [request for request in waiting if request.offset >= 0]
+        owed = [r for r in (*running, *waiting) if not r.is_finished and r not in again]
         timeout_ms = self._settings.transform_timeout_ms
         msg = f"the function of {work.partition.name} did not return within {timeout_ms} ms"
         error = TransformTimeout(msg, hint="the group is refused until the server restarts")
         number = work.partition.log.last_number() + 1
-        kept = [request for request in owed if request.store and not request.is_logged]
+        # A mark must not hide that a request of this id was counted long ago.
+        known = work.partition.ids.find
+        kept = [r for r in owed if r.store and not r.is_logged and known(r.id) is None]
         entries = [
-            Entry(_void(r, number + i, error, self._clock), r.head, r.body, b"", b"")
+            Entry(_void(r, number + i, error, self.clock), r.head, r.body, b"", b"")
             for i, r in enumerate(kept)
         ]
         try:
@@ -347,6 +356,7 @@ class Engine:
         for request in owed:
             runner = work.partition.runners[request.served.group_version]
             request.finish(refusal(request, runner, error))
+        self._refuse(work, again)
 
     def _refusal(self, work: _Work) -> HofError:
         if work.watch.wedged:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+from hofflight import limits
 from hofflight.errors import BadRecord, HofError, WorkerStopped
 from hofflight.eventlog.topics import PREFIX, dead_letters, input_topic
 from hofflight.observe.events import Events
@@ -34,7 +35,14 @@ _HEAD_BYTES: Final = 64  # of an answer, beside its metadata and its batch
 _COMMIT_S: Final = 1.0
 # Records whose answers are on their way: memory, and what a kill has to answer again.
 _OPEN_MAX: Final = 1_000
+_OPEN_BYTES_MAX: Final = 48 * limits.MIB
 _RECORDS_MAX: Final = 500
+# How long an answer may take to its topic; then whoever waits asks again.
+_SEND_S: Final = 10.0
+# After so long without any answer that left, another process may do better.
+_UNSENT_S: Final = 60.0
+# Clocks of servers and workers differ; what is later than that nobody waits for.
+_LATE_US: Final = 60_000_000
 
 
 class Place(NamedTuple):
@@ -96,8 +104,10 @@ class Consumer:
         self._bytes_max = bytes_max
         self.counters = ConsumerCounters()
         self._progress = {place.key: _Progress() for place in places}
+        self._burying = asyncio.Lock()
         self._has_begun = False
-        self._open = 0
+        self._open = self._open_bytes = 0
+        self._unsent_since_s: float | None = None
         self._room = asyncio.Event()
         self._failed: HofError | None = None
         self._stop = asyncio.Event()
@@ -130,7 +140,8 @@ class Consumer:
                 await self._room.wait()
             committing.cancel()
             stopping.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self._tasks:  # brokers that are away must not hold up the end
+                await asyncio.wait(self._tasks, timeout=_SEND_S)
             await self._commit()
         if self._failed is not None:
             raise self._failed
@@ -156,9 +167,14 @@ class Consumer:
         self._has_begun = True
         self._client.assign(list(self._places))
         beginnings = await self._client.beginning_offsets(list(self._places))
+        ends = await self._client.end_offsets(list(self._places))
         for key, place in self._places.items():
             committed = await self._client.committed(key)
             counted = self._workers[place.number].next_offset[place.stream]
+            if counted > ends[key]:
+                msg = f"{self._topic(place)}/{place.number} ends at {ends[key]}"
+                hint = "it was made anew: give the worker a new store"
+                raise WorkerStopped(f"{msg}, rows are counted up to {counted}", hint=hint)
             start = counted if committed is None else min(committed, counted)
             # Answered again is only what is still there; an empty store takes what there is.
             start = max(start, beginnings[key])
@@ -187,7 +203,9 @@ class Consumer:
             finish()
             return
         self._open += 1
-        done = partial(self._answered, found, finish)
+        size = len(record.value)
+        self._open_bytes += size
+        done = partial(self._answered, found, partial(self._finished, size, finish))
         self._workers[place.number].work(place.stream, record.offset, found, done)
 
     def _answered(
@@ -206,13 +224,15 @@ class Consumer:
     ) -> None:  # fmt: skip
         self._open -= 1
         self._room.set()
-        if refused:
+        if refused and self._failed is None:
             # Not counted, and not to be passed over: the record is read again by the next start.
             msg = f"a record could not be counted: {refused}"
             self._fail(WorkerStopped(msg, hint="see the log; it goes on from there"))
+        if refused:
             return
         now_us = self._clock.wall_us()
-        awaited = {h.call for h, _, _ in record.requests if not 0 < h.deadline_us < now_us}
+        latest_us = now_us - _LATE_US
+        awaited = {h.call for h, _, _ in record.requests if not 0 < h.deadline_us < latest_us}
         late = len(answers) - len(awaited)
         self.counters.expired += late
         if late:
@@ -227,12 +247,24 @@ class Consumer:
         self, record: RequestRecord, answers: list[CallAnswer], finish: Callable[[], None]
     ) -> None:
         try:
-            for part in _cut(answers, self._bytes_max):
-                await self._produce(record.reply, 0, *encode_answers(record.epoch, part))
+            async with asyncio.timeout(_SEND_S):
+                for part in _cut(answers, self._bytes_max):
+                    await self._produce(record.reply, 0, *encode_answers(record.epoch, part))
+            self._unsent_since_s = None
         except Exception as error:  # noqa: BLE001 whoever waits asks again, with the same id
             self.counters.unsent += len(answers)
             _events.warning("answers_unsent", topic=record.reply, error=str(error))
+            self._none_left()
         finish()
+
+    def _none_left(self) -> None:
+        """An answer could not leave; where none can for long, this process ends."""
+        now_s = self._clock.monotonic_s()
+        if self._unsent_since_s is None:
+            self._unsent_since_s = now_s
+        elif now_s - self._unsent_since_s > _UNSENT_S:
+            msg = f"no answer has left for {now_s - self._unsent_since_s:.0f} s"
+            self._fail(WorkerStopped(msg, hint="are brokers, or the topics for answers, away?"))
 
     async def _bury(
         self, place: Place, record: Any, error: BadRecord, finish: Callable[[], None]
@@ -249,12 +281,19 @@ class Consumer:
                         offset=record.offset, error=error.message)  # fmt: skip
         topic = dead_letters(self._prefix)
         try:
-            await self._produce(topic, 0, record.value, headers)
+            async with self._burying:  # in the order in which they lay
+                await self._keep(topic, record.value, headers, len(about))
         except Exception as failed:  # noqa: BLE001 it must not be passed over unseen
             msg = f"{topic} does not take a record: {type(failed).__name__}: {failed}"
             self._fail(WorkerStopped(msg, hint="the record is read again by the next start"))
             return
         finish()
+
+    async def _keep(self, topic: str, value: bytes | None, headers: Headers, own: int) -> None:
+        try:
+            await self._produce(topic, 0, value, headers)
+        except Exception:  # noqa: BLE001 it may be too large as it is: it came compressed
+            await self._produce(topic, 0, None, headers[-own:])
 
     # --- how far it is ---
 
@@ -285,9 +324,17 @@ class Consumer:
         self._stop.set()
 
     async def _wait_for_room(self) -> None:
-        while self._open + len(self._tasks) >= _OPEN_MAX and not self._stop.is_set():
+        while self._is_full() and not self._stop.is_set():
             self._room.clear()
             await self._room.wait()
+
+    def _is_full(self) -> bool:
+        return self._open + len(self._tasks) >= _OPEN_MAX or self._open_bytes >= _OPEN_BYTES_MAX
+
+    def _finished(self, size: int, finish: Callable[[], None]) -> None:
+        self._open_bytes -= size
+        self._room.set()
+        finish()
 
     def _spawn(self, work: Any) -> None:
         task = self._loop.create_task(work)

@@ -34,6 +34,7 @@ BesideOf: TypeAlias = "Callable[[Served, bytes, bytes], Beside]"
 # (call, metadata, head, body) of an answer.
 CallAnswer = tuple[int, bytes, bytes, bytes]
 _NOTHING = empty_message(pa.schema([]))
+_AHEAD_US = 300_000_000
 
 
 class PartitionWorker:
@@ -66,6 +67,8 @@ class PartitionWorker:
         engine refused is not answered but read again by the next start.
         """
         answering = _Answering(len(record.requests), self._answer_bytes_max, done)
+        # A server with a wrong clock must not make ids old that came a moment ago.
+        arrival_us = min(record.arrival_us, self.engine.clock.wall_us() + _AHEAD_US)
         requests = []
         for head, batch, body in record.requests:
             try:
@@ -87,7 +90,7 @@ class PartitionWorker:
                     head.wants_answer,
                     beside=beside,
                     offset=offset,
-                    arrival_us=record.arrival_us,
+                    arrival_us=arrival_us,
                     places=head.places,
                 )
             )

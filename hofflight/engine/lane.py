@@ -103,11 +103,11 @@ class Lane:
         self._queue.put(None)
         self._thread.join(timeout_s)
 
-    def take_all(self) -> list[Request]:
-        """Everything that runs or waits: what a wedged lane owes an answer."""
+    def take_running(self) -> list[Request]:
+        """What runs: a wedged lane owes it an answer."""
         owed = list(self.running)
         self.running = ()
-        return owed + self.take_waiting()
+        return owed
 
     def take_waiting(self) -> list[Request]:
         """Everything that waits: where the thread is gone, nobody else will answer it."""

@@ -113,14 +113,17 @@ def ids_after(directory: Path) -> int:
     return 0
 
 
-def load_snapshot(runner: Runner, directory: Path) -> int:
+def load_snapshot(runner: Runner, directory: Path, last: int) -> int:
     """Restore the newest whole snapshot of this very code into the runner.
+
+    last: the log's last entry. A power loss may have taken entries that a snapshot has; their
+    numbers are given away again, so it must not be believed.
 
     Returns the number of the entry after which folding goes on; 0 without a usable snapshot.
     """
     for path in _snapshots(directory, runner.group.version):
         try:
-            return _load(runner, path)
+            return _load(runner, path, last)
         except _DAMAGE as error:
             runner.state = runner.plan.new_state()
             runner.key_folded.clear()
@@ -128,7 +131,7 @@ def load_snapshot(runner: Runner, directory: Path) -> int:
     return 0
 
 
-def _load(runner: Runner, path: Path) -> int:
+def _load(runner: Runner, path: Path, last: int) -> int:
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             msg = "not a snapshot of this release"
@@ -137,6 +140,9 @@ def _load(runner: Runner, path: Path) -> int:
         head: dict[str, Any] = next(values, {})
         if head["code_hash"] != runner.code_hash:
             msg = "made by another definition"
+            raise ValueError(msg)
+        if head["number"] > last:
+            msg = f"it has entry {head['number']}, the log ends with {last}"
             raise ValueError(msg)
         for value in values:
             if value is None:

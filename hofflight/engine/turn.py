@@ -26,6 +26,7 @@ from hofflight.errors import (
     HofError,
     Indefinite,
     InternalError,
+    StorageFailed,
     TransformFailed,
 )
 from hofflight.eventlog.ids import RequestIds
@@ -88,6 +89,7 @@ class Partition:
         # Behind Kafka: up to which record the log had entries at the start, and what refuses rows
         # that belong elsewhere.
         self.known_offset = -1
+        self.has_gap = False
         self.require_here: Callable[[Runner, Decoded], None] | None = None
 
     def turn(self, requests: Sequence[Request]) -> None:
@@ -148,6 +150,9 @@ class Partition:
             decoded = runner.decode(request.head, request.body, request.raw)
             if self.require_here is not None:
                 self.require_here(runner, decoded)
+            if self.has_gap and request.offset >= 0:
+                # Counted, it would say to the next start that those before it were, too.
+                raise StorageFailed("a record before this one could not be written")
             if request.store:
                 position = self.ids.find(request.id)
                 if position is not None:
@@ -237,6 +242,7 @@ class Partition:
                 runner.state.undo()
             for work in logged:
                 work.answer = refusal(work.request, work.runner, error)
+                self.has_gap = self.has_gap or work.request.offset >= 0
             self.counters.refused += len(logged)
             return
         for runner in runners:

@@ -259,6 +259,8 @@ def destination(letter: Letter, way: WayBack) -> Outcome:
     """Where a letter goes back to, or why it does not: its headers alone choose nothing."""
     if letter.burial is None:
         return Outcome(letter.number, None, None, letter.problem)
+    if letter.value is None and not letter.headers:
+        return Outcome(letter.number, None, None, "its bytes are not here")
     topic, partition = letter.burial.topic, letter.burial.partition
     count, size = way.partitions.get(topic), _size(letter)
     if topic not in way.registered:

@@ -26,10 +26,11 @@ from aiokafka.errors import (
 
 from hofflight.errors import KafkaUnavailable, SettingsError, TopicProblem
 from hofflight.eventlog.kafka_reading import POLL_MS, PartitionReader, SteadyConsumer
+from hofflight.eventlog.kafka_writing import SteadyProducer
 from hofflight.eventlog.topics import TopicSpec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from hofflight.settings import KafkaSettings
 
@@ -58,6 +59,26 @@ class Cluster:
 
         Raises: KafkaUnavailable (HOF-512).
         """
+        producer = await self._started_producer()
+        try:
+            yield producer
+        finally:
+            await producer.stop()
+
+    @asynccontextmanager
+    async def writer(self) -> AsyncIterator[Callable[..., Awaitable[None]]]:
+        """What hands records over, and goes on after one that failed.
+
+        Raises: KafkaUnavailable (HOF-512).
+        """
+        producer = SteadyProducer(self._started_producer)
+        await producer.current()
+        try:
+            yield producer.produce
+        finally:
+            await producer.stop()
+
+    async def _started_producer(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
             **self._connection,
             acks="all",
@@ -69,10 +90,7 @@ class Cluster:
             request_timeout_ms=self._settings.request_timeout_ms,
         )
         await self._started(producer)
-        try:
-            yield producer
-        finally:
-            await producer.stop()
+        return producer
 
     @asynccontextmanager
     async def consumer(self, group: str | None = None) -> AsyncIterator[SteadyConsumer]:
@@ -86,7 +104,6 @@ class Cluster:
             enable_auto_commit=False,
             # Where to begin is always said; an offset that is gone must not be skipped over.
             auto_offset_reset="none",
-            isolation_level="read_committed",
             fetch_max_wait_ms=500,
             max_partition_fetch_bytes=2 * self._settings.record_bytes_max,
             request_timeout_ms=max(self._settings.request_timeout_ms, 1_000),

@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import CorruptRecordException
+from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 
 from hofflight.errors import KafkaUnavailable
 from hofflight.observe.events import Events
@@ -18,6 +18,8 @@ from hofflight.observe.events import Events
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+# What aiokafka cannot decode: bytes, a header's name, a compression that is not installed.
+_UNREADABLE: Final = (CorruptRecordException, UnicodeDecodeError, UnsupportedCodecError)
 _events = Events("hofflight.kafka")
 POLL_MS: Final = 200
 
@@ -44,7 +46,7 @@ class SteadyConsumer(AIOKafkaConsumer):
             return await super().getmany(
                 *partitions, timeout_ms=timeout_ms, max_records=max_records
             )
-        except (CorruptRecordException, UnicodeDecodeError):
+        except _UNREADABLE:
             # Whatever came in this call is lost: all go back, and on by one record each.
             for key, offset in places.items():
                 self.seek(key, offset)
@@ -55,7 +57,7 @@ class SteadyConsumer(AIOKafkaConsumer):
         """The record at an offset, as soon as it is there."""
         try:
             found = await super().getmany(key, timeout_ms=POLL_MS, max_records=1)
-        except (CorruptRecordException, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             _events.warning("unreadable_record", topic=key.topic, partition=key.partition,
                             offset=offset, error=f"{type(error).__name__}: {error}")  # fmt: skip
             self.seek(key, offset + 1)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from hofflight.errors import StoreFormat
+from hofflight.errors import StoreFormat, TopicProblem
 from hofflight.eventlog.directory import whole_file
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 STORE_FORMAT: Final = 1
@@ -44,6 +45,21 @@ class Store:
         for store in found.values():
             store.require(create=False)
         return found
+
+    def require_partitions(self, counts: Mapping[str, int]) -> None:
+        """Note over how many partitions each log is spread; refuse another number.
+
+        With another number keys move, and their windows would begin anew where they went. Raises:
+        TopicProblem (HOF-513).
+        """
+        path = self.path / "partitions.json"
+        known: dict[str, int] = orjson.loads(path.read_bytes()) if path.exists() else {}
+        for stream, count in counts.items():
+            if known.setdefault(stream, count) != count:
+                msg = f"the topic of {stream} has {count} partitions, it had {known[stream]}"
+                raise TopicProblem(msg, hint="make a new version of the group for a new topic")
+        with whole_file(path) as fresh:
+            fresh.write_bytes(orjson.dumps(known))
 
     def require(self, *, create: bool) -> None:
         """Check that the directory is a store of this release, making one if it may.

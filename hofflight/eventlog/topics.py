@@ -54,6 +54,7 @@ class TopicSpec:
             "retention.bytes": "-1",
             "max.message.bytes": str(self.bytes_max),
             "message.timestamp.type": "CreateTime",
+            "compression.type": "producer",
         }
 
     def problems(self, partitions: int, config: Mapping[str, str]) -> list[str]:
@@ -61,6 +62,8 @@ class TopicSpec:
         found = []
         if partitions < self.partitions_min or (self.partitions == 1 and partitions != 1):
             found.append(f"has {partitions} partitions, expected {self.partitions}")
+        if config.get("compression.type", "producer") not in ("producer", "uncompressed", "gzip"):
+            found.append(f"has compression.type {config['compression.type']}, expected producer")
         if config.get("cleanup.policy") != "delete":
             found.append(f"has cleanup.policy {config.get('cleanup.policy')}, expected delete")
         retention_ms = int(config.get("retention.ms", _FOR_EVER))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
+from hofflight.observe.events import Events
 from hofflight.replay.logged import ABOUT, EntryReader, has_answer
 from hofflight.wire.envelope import OK
 from hofflight.wire.kafka_record import VERSION
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from hofflight.wire.kafka_record import Headers
 
 OFFSET: Final = "hof-offset"
+_events = Events("hofflight.worker")
 _LEFT_OUT: Final = ("_seq", "_answered")  # of one store's log; and only answers are here
 _DIGITS_MAX: Final = 19
 ANSWERED: Final = pa.schema([field for field in ABOUT if field.name not in _LEFT_OUT])
@@ -58,8 +60,12 @@ class AnswerRecords:
 
     def _cut(self, rows: pa.RecordBatch) -> Iterator[bytes]:
         value = _stream(rows)
-        if len(value) <= self._bytes_max or rows.num_rows == 1:
+        if len(value) <= self._bytes_max:
             yield value
+            return
+        if rows.num_rows == 1:  # no topic takes it, and the others shall not wait for it
+            _events.warning("row_not_exported", bytes=len(value),
+                            request_id=rows.column("_request_id")[0].as_py().hex())  # fmt: skip
             return
         half = rows.num_rows // 2
         yield from self._cut(rows.slice(0, half))
@@ -71,6 +77,15 @@ def _stream(rows: pa.RecordBatch) -> bytes:
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_batch(rows)
     return bytes(sink.getvalue())
+
+
+def begin_of(tail: Sequence[Sequence[tuple[str, bytes]]], counted: int) -> int:
+    """The first offset of the input that may not be in a topic whose last headers these are.
+
+    counted: the last offset that the log has; what says more was not written by its worker.
+    """
+    said = [offset for offset in map(offset_said, tail) if offset <= counted]
+    return max(said, default=-1)
 
 
 def offset_said(headers: Sequence[tuple[str, bytes]]) -> int:

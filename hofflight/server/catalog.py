@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pyarrow as pa
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from hofflight.features.registry import Registry
     from hofflight.features.stored import StoredGroup
     from hofflight.features.view import View
+
+
+# Names that are new here, between two looks of the background: each asks the registry.
+_UNKNOWN_MAX: Final = 3
 
 
 class _Snapshot(NamedTuple):
@@ -41,6 +45,7 @@ class RegistryCatalog:
         self._seen: _Snapshot | None = None
         self._served: dict[tuple[str, int], Served] = {}
         self._bound: dict[tuple[str, int | None], Served] = {}
+        self._unknown = 0
 
     def views(self) -> list[Served]:
         """Every view that is served here, implicit ones included, by name and version."""
@@ -61,7 +66,11 @@ class RegistryCatalog:
         found = self._bound.get((name, version))
         if found is not None:
             return found
-        self.refresh()
+        self._unknown += 1
+        if self._unknown > _UNKNOWN_MAX and self._seen is not None:
+            msg = f"no view {name!r} is known here"
+            raise UnknownView(msg, hint="a new one is known within seconds")
+        self.refresh_views()
         seen = self._known()
         view = find_view(
             *self._registry.view_named(name, version), seen.views, self._registry.any_group
@@ -82,6 +91,11 @@ class RegistryCatalog:
 
     def refresh(self) -> None:
         """See what other processes registered. Thread: any; it may wait for the registry."""
+        self.refresh_views()
+        self._unknown = 0
+
+    def refresh_views(self) -> None:
+        """The same, while names are asked for that are new here."""
         records = {(record.name, record.version): record for record in self._registry.groups()}
         self._seen = _Snapshot(records, self._registry.views(), self._registry.stored_groups())
         self._bound = {}

@@ -177,9 +177,13 @@ class KafkaWorker:
         deadline_s = request.deadline_s or now_s + self._settings.deadline_ms / 1_000
         parts = route.parts_of(request)
         joined = [_joined(request, part.places) for part in parts]
+        # What travels in the header: a place in a request takes up to 5 bytes.
+        besides = [
+            len(beside) + 5 * len(part.places) for part, beside in zip(parts, joined, strict=True)
+        ]
         size = max(
-            len(part.body) + len(part.head) + len(beside)
-            for part, beside in zip(parts, joined, strict=True)
+            len(part.body) + len(part.head) + beside
+            for part, beside in zip(parts, besides, strict=True)
         )
         room = self._room(route)
         if size > room:
@@ -197,7 +201,7 @@ class KafkaWorker:
                 request.store, request.wants_answer, joined[place], part.places,
             )  # fmt: skip
             self._queue(route, part.partition).put(
-                Outgoing(call, message, part.rows, deadline_s, len(joined[place]))
+                Outgoing(call, message, part.rows, deadline_s, besides[place])
             )
         self.counters.requests += 1
         return [part.partition for part in parts]
@@ -309,7 +313,12 @@ class KafkaWorker:
 
     def tick(self) -> None:
         """Answer for those who did not, whose time is over."""
-        for call in self._pending.expired(self._clock.monotonic_s()):
+        now_s = self._clock.monotonic_s()
+        for queue in self._queues.values():
+            for item in queue.expire(now_s) if len(queue) else ():
+                late = DeadlinePassed("the deadline passed before the request could leave")
+                self._fail(item.call, late)
+        for call in self._pending.expired(now_s):
             self.counters.expired += 1
             error = NoAnswer("no answer came within the deadline", hint="ask again, same id")
             self._finish(call, error)

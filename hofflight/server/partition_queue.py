@@ -66,6 +66,14 @@ class PartitionQueue:
         self._is_busy = bool(leaving)
         return leaving, expired
 
+    def expire(self, now_s: float) -> list[Outgoing]:
+        """What waited longer than anybody waits for it; it waits no more."""
+        found = [i for i in self._waiting if i.deadline_s is not None and now_s > i.deadline_s]
+        if found:
+            gone = {item.call for item in found}
+            self._waiting = deque(item for item in self._waiting if item.call not in gone)
+        return found
+
     def done(self) -> None:
         """The record under way arrived, or never will."""
         self._is_busy = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from hofflight.eventlog.protocol import Request
@@ -20,6 +20,9 @@ class Call(NamedTuple):
     request: Request
     place: int
     gathering: Gathering | None
+
+
+_SPARE: Final = 1_000
 
 
 class Gathering:
@@ -64,7 +67,12 @@ class Pending:
 
     def pop(self, number: int) -> Call | None:
         """The call that an answer is for; None where nobody waits for it."""
-        return self._calls.pop(number, None)
+        call = self._calls.pop(number, None)
+        # Most calls are answered long before their deadline: forget those now and then.
+        if len(self._deadlines) > 2 * len(self._calls) + _SPARE:
+            self._deadlines = [one for one in self._deadlines if one[1] in self._calls]
+            heapq.heapify(self._deadlines)
+        return call
 
     def get(self, number: int) -> Call | None:
         """The call, which stays."""

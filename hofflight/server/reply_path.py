@@ -92,7 +92,10 @@ class ReplyPath:
         """Until cancelled: end what nobody waits for any longer."""
         while True:
             await asyncio.sleep(_TICK_S)
-            self._worker.tick()
+            try:
+                self._worker.tick()
+            except Exception as bug:  # noqa: BLE001 the others' deadlines must be kept
+                _events.warning("tick_failed", error=_words(bug))
 
     async def _hold_one(self) -> None:
         epoch = self._new_epoch()

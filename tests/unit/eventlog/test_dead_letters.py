@@ -101,7 +101,9 @@ def test_a_record_comes_out_as_it_was_buried(value, own):
         17,
         1_700_000_000_000,
     )
-    assert destination(letter, Outbox().way()) == (5, TOPIC, 3, "")
+    found = destination(letter, Outbox().way())
+    is_there = value is not None or own  # else nobody could read it, or nothing was in it
+    assert found == ((5, TOPIC, 3, "") if is_there else (5, None, None, "its bytes are not here"))
 
 
 @given(value=VALUES, headers=OWN_HEADERS, timestamp=st.integers(-(1 << 63), (1 << 63) - 1))
