@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from hofflight.errors import CodeNotLoaded
 from hofflight.eventlog.protocol import NO_COLUMNS, Served
 from hofflight.features.group import FeatureGroup
@@ -115,11 +113,9 @@ def joined_view(view: View, groups: Sequence[AnyGroup]) -> Served:
 
 def _part(view: View, group: FeatureGroup) -> Served:
     """What one streaming group answers of a view, by its own columns' names."""
-    columns = view.columns_of((group.name, group.version))
-    schema = [(f"{group.name}.{name}", group.schema.field(name).type) for name in columns]
     return Served(
         view.name, view.version, group.name, group.version, group.code_hash(), group.input,
-        pa.schema(schema), (), group.is_opaque, is_part=True,
+        view.schema_of(group), (), group.is_opaque, is_part=True,
     )  # fmt: skip
 
 

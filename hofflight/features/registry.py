@@ -29,6 +29,7 @@ from hofflight.features.records import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from hofflight.features.database import Database, Value
@@ -208,7 +209,7 @@ class Registry:
         if not versions:
             known = sorted({d.name for d in self.datasets()})
             raise UnknownView(f"there is no training dataset {name!r}; there are {known}")
-        return _chosen("dataset", name, wanted, versions)
+        return chosen("dataset", name, wanted, versions)
 
     def models(self) -> list[Model]:
         """Every model, by name and version."""
@@ -219,15 +220,7 @@ class Registry:
 
         Raises: UnknownView (HOF-201), the dataset or model has no such version.
         """
-        models = {m.version: m for m in self.models() if m.name == name}
-        if models:
-            model = _chosen("model", name, wanted, models)
-            name, wanted = model.dataset, model.dataset_version
-        datasets = {d.version: d for d in self.datasets() if d.name == name}
-        if datasets:
-            dataset = _chosen("dataset", name, wanted, datasets)
-            return dataset.view, dataset.view_version
-        return name, wanted
+        return view_meant(name, wanted, self.models(), self.datasets())
 
     def groups(self) -> list[GroupRecord]:
         """Every group version, by name and version."""
@@ -291,8 +284,29 @@ def _taken(name: str, what: str) -> InvalidName:
     return InvalidName(f"{name!r} is the name of {what}", hint="take another one")
 
 
-def _chosen(kind: str, name: str, wanted: int | None, versions: dict[int, T]) -> T:
-    """The version asked for, the newest for None."""
+def view_meant(
+    name: str, wanted: int | None, models: Sequence[Model], datasets: Sequence[Dataset]
+) -> tuple[str, int | None]:
+    """As `Registry.view_named`, among these.
+
+    Raises: UnknownView (HOF-201).
+    """
+    of_model = {m.version: m for m in models if m.name == name}
+    if of_model:
+        model = chosen("model", name, wanted, of_model)
+        name, wanted = model.dataset, model.dataset_version
+    of_dataset = {d.version: d for d in datasets if d.name == name}
+    if of_dataset:
+        dataset = chosen("dataset", name, wanted, of_dataset)
+        return dataset.view, dataset.view_version
+    return name, wanted
+
+
+def chosen(kind: str, name: str, wanted: int | None, versions: Mapping[int, T]) -> T:
+    """The version asked for, the newest for None.
+
+    Raises: UnknownView (HOF-201).
+    """
     number = max(versions) if wanted is None else wanted
     if number not in versions:
         raise UnknownView(f"{kind} {name!r} has the versions {sorted(versions)}, not {wanted}")

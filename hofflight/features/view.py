@@ -109,6 +109,11 @@ class View:
         """The columns that the view takes of a group, in its order."""
         return tuple(f.column for f in self.features if (f.group, f.group_version) == group)
 
+    def schema_of(self, group: HasColumns) -> pa.Schema:
+        """Its columns of one group, `group.column`, in its order."""
+        names = self.columns_of((group.name, group.version))
+        return pa.schema([(f"{group.name}.{n}", group.schema.field(n).type) for n in names])
+
     def definition(self) -> dict[str, object]:
         """Plain JSON values, for the registry; what is not used is not there."""
         more: dict[str, object] = {}

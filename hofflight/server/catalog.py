@@ -4,29 +4,47 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import pyarrow as pa
-
 from hofflight.errors import NotSupported, UnknownView
 from hofflight.eventlog.protocol import Served
+from hofflight.features.registry import chosen, view_meant
 from hofflight.features.view import find_view, implicit_view, key_sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hofflight.features.dataset import Dataset, Model
     from hofflight.features.records import GroupRecord
     from hofflight.features.registry import Registry
     from hofflight.features.stored import StoredGroup
     from hofflight.features.view import View
 
 
-# Names that are new here, between two looks of the background: each asks the registry.
-_UNKNOWN_MAX: Final = 3
+# Names that nobody knows may be asked for without end: so many ask the registry between two looks.
+_ASKED_MAX: Final = 3
 
 
 class _Snapshot(NamedTuple):
     records: dict[tuple[str, int], GroupRecord]
     views: list[View]
     stored: list[StoredGroup]
+    models: list[Model]
+    datasets: list[Dataset]
+
+    def view(self, name: str, version: int | None) -> View:
+        """The view of that name, or that which a dataset or model of that name is of.
+
+        Raises: UnknownView (HOF-201).
+        """
+        named = view_meant(name, version, self.models, self.datasets)
+        return find_view(*named, self.views, self._group)
+
+    def _group(self, name: str, version: int | None) -> GroupRecord | StoredGroup:
+        groups: list[GroupRecord | StoredGroup] = [*self.records.values(), *self.stored]
+        versions = {group.version: group for group in groups if group.name == name}
+        if not versions:
+            known = sorted({group.name for group in groups})
+            raise UnknownView(f"no view and no group {name!r} is registered; groups are {known}")
+        return chosen("group", name, version, versions)
 
 
 class RegistryCatalog:
@@ -45,7 +63,7 @@ class RegistryCatalog:
         self._seen: _Snapshot | None = None
         self._served: dict[tuple[str, int], Served] = {}
         self._bound: dict[tuple[str, int | None], Served] = {}
-        self._unknown = 0
+        self._asked = 0
 
     def views(self) -> list[Served]:
         """Every view that is served here, implicit ones included, by name and version."""
@@ -66,19 +84,11 @@ class RegistryCatalog:
         found = self._bound.get((name, version))
         if found is not None:
             return found
-        self._unknown += 1
-        if self._unknown > _UNKNOWN_MAX and self._seen is not None:
-            msg = f"no view {name!r} is known here"
-            raise UnknownView(msg, hint="a new one is known within seconds")
-        self.refresh_views()
-        seen = self._known()
-        view = find_view(
-            *self._registry.view_named(name, version), seen.views, self._registry.any_group
-        )
+        view = self._view(name, version)
         if problem := self._problem(view):
             what, hint = problem
             raise NotSupported(f"view {name!r} {what}", hint=hint)
-        served = self._serve(view, seen)
+        served = self._serve(view, self._known())
         if not served.partitions:
             msg = f"the group of view {name!r} has no topic"
             raise NotSupported(msg, hint="`hof register --kafka` makes it")
@@ -89,16 +99,34 @@ class RegistryCatalog:
         """The log that a view's group reads."""
         return self._known().records[served.group, served.group_version].partition
 
+    def streams(self) -> set[str]:
+        """The logs of all groups."""
+        return {record.partition for record in self._known().records.values()}
+
     def refresh(self) -> None:
         """See what other processes registered. Thread: any; it may wait for the registry."""
-        self.refresh_views()
-        self._unknown = 0
+        self._look()
+        self._asked = 0
 
-    def refresh_views(self) -> None:
-        """The same, while names are asked for that are new here."""
-        records = {(record.name, record.version): record for record in self._registry.groups()}
-        self._seen = _Snapshot(records, self._registry.views(), self._registry.stored_groups())
+    def _look(self) -> None:
+        registry = self._registry
+        records = {(record.name, record.version): record for record in registry.groups()}
+        self._seen = _Snapshot(
+            records, registry.views(), registry.stored_groups(), registry.models(),
+            registry.datasets(),
+        )  # fmt: skip
         self._bound = {}
+
+    def _view(self, name: str, version: int | None) -> View:
+        """The view of that name, as it was known a moment ago or, if it is new, is known now."""
+        try:
+            return self._known().view(name, version)
+        except UnknownView:
+            if self._asked >= _ASKED_MAX:
+                raise
+        self._asked += 1
+        self._look()
+        return self._known().view(name, version)
 
     def _known(self) -> _Snapshot:
         if self._seen is None:
@@ -125,9 +153,8 @@ class RegistryCatalog:
             record = seen.records.get(view.group)
             if record is None:  # registered in this very moment
                 raise UnknownView(f"group {view.group[0]!r} is not known here yet")
-            stored = tuple(
-                group for group in seen.stored if (group.name, group.version) in view.stored
-            )
+            known = {(group.name, group.version): group for group in seen.stored}
+            stored = tuple(known[group] for group in view.stored)  # in the view's order
             found = Served(
                 view.name, view.version, record.name, record.version, record.code_hash,
                 record.input, view.schema(record, *stored), view.labels,
@@ -142,9 +169,7 @@ class RegistryCatalog:
 
 def _part(view: View, record: GroupRecord) -> Served:
     """What the streaming group answers of a view with stored groups."""
-    columns = view.columns_of((record.name, record.version))
-    schema = [(f"{record.name}.{name}", record.schema.field(name).type) for name in columns]
     return Served(
         view.name, view.version, record.name, record.version, record.code_hash, record.input,
-        pa.schema(schema), is_part=True,
+        view.schema_of(record), is_part=True,
     )  # fmt: skip

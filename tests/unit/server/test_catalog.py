@@ -8,6 +8,7 @@ import pytest
 import hofflight as hof
 from hofflight.engine.views import single_view
 from hofflight.errors import NotSupported, RegistryUnavailable, UnknownView
+from hofflight.features.dataset import Dataset, Model
 from hofflight.features.registry import Registry
 from hofflight.features.sqlite import SqliteDatabase
 from hofflight.features.view import declare_view, find_view, implicit_view
@@ -171,6 +172,37 @@ def test_what_was_registered_since_the_last_refresh_is_served_or_unknown(registr
             catalog.stream_of(served)
         except UnknownView as error:
             assert str(error).startswith("HOF-201")  # noqa: PT017
+
+
+def test_any_number_of_views_may_be_in_use_at_once(registry):
+    """Those that are known are found in what was seen: the registry is not asked for them."""
+    register(registry, ONE, TWO, OTHER)
+    for number in range(20):
+        declare(registry, f"v{number}", ["g.n"], ONE)
+    catalog = catalog_of(registry)
+    catalog.refresh()
+    registry.groups = registry.views = None  # whoever asks, fails
+    for _ in range(2):
+        bound = [catalog.bind(f"v{number}", None).view for number in range(20)]
+        assert bound == [f"v{number}" for number in range(20)]
+        assert catalog.bind("g", None).version == 2
+        assert catalog.bind("g", 1).version == 1
+
+
+def test_datasets_and_models_mean_their_view(registry):
+    """As where the code is."""
+    register(registry, ONE)
+    declare(registry, "narrow", ["g.n"], ONE)
+    dataset = Dataset(
+        "days", 2, "narrow", 1, None, None, "arrival", "days.parquet", 0, {}, {}, {}, {}
+    )
+    registry.save_document(dataset, created_us=0)
+    registry.save_document(Model("forest", 1, "days", 2, {}), created_us=0)
+    catalog = catalog_of(registry)
+    for name in ("days", "forest"):
+        assert (catalog.bind(name, None).view, catalog.bind(name, None).version) == ("narrow", 1)
+    with pytest.raises(UnknownView, match="HOF-201"):
+        catalog.bind("days", 1)
 
 
 def test_a_registry_that_is_away_costs_no_view_that_is_known(registry):

@@ -40,6 +40,7 @@ PARTITIONS, EPOCH, REPLIES = 2, 77, "hof.reply.00"
 VIEWS = {
     "one": (["customer.age", "g.n", "shop.rank", "g.x"], "mark"),
     "must": (["g.n", "customer.age"], "fail"),
+    "turned": (["shop.rank", "g.n", "customer.name", "customer.age"], "mark"),
 }
 KEYS = {"customer": 1, "shop": "a"}
 
@@ -164,6 +165,15 @@ def test_rows_of_two_partitions_take_each_its_own(cluster):
     assert answer.meta.status["shop.rank"] == ["PRESENT"] * 4 + ["NOT_FOUND"] * 2
     assert answer.meta.age_ms["customer.age"] == [0, None] * 3
     assert sorted(meta.rows for meta in cluster.logged()) == [3, 3]
+
+
+def test_stored_groups_stand_in_the_views_order_at_both_ends(cluster):
+    """Not in that of the registry: else one group's rows would be read as the other's."""
+    answer = cluster.ask("turned", row())
+    assert cluster.values(answer, "turned") == [
+        {"shop.rank": 0.5, "g.n": 1, "customer.name": "ann", "customer.age": 30}
+    ]
+    assert set(answer.meta.status.values()) == {"PRESENT"}
 
 
 def test_an_id_that_comes_again_gets_what_was_recorded(cluster):
