@@ -50,6 +50,7 @@ Progress: TypeAlias = "Callable[[int], AbstractContextManager[Callable[[int], No
 # Others may write to a topic of features: so many of them at its end hide nothing.
 _TAIL_RECORDS = 16
 _LOOK_S = 0.2
+_GOODBYE_S = 5.0
 
 
 class _Work(NamedTuple):
@@ -103,9 +104,10 @@ async def work_kafka(
         ready({"group": groups[0].name, "partitions": list(worker.works)})
         await consumer.run(stop)
         await cancel(tasks)
-        for export in exports:
-            with contextlib.suppress(Exception):  # the next start does it
-                await export.catch_up()
+        with contextlib.suppress(Exception):  # the next start does it
+            async with asyncio.timeout(_GOODBYE_S):
+                for export in exports:
+                    await export.catch_up()
 
 
 async def read_kafka(

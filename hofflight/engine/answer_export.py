@@ -18,8 +18,7 @@ from hofflight.observe.events import Events
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from hofflight.engine.kafka_consumer import Produce
-    from hofflight.eventlog.protocol import Entry
+    from hofflight.eventlog.protocol import Entry, Produce
     from hofflight.wire.kafka_record import Headers
 
 _events = Events("hofflight.worker")

@@ -11,7 +11,7 @@ import asyncio
 import threading
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hofflight import limits
 from hofflight.errors import BadRecord, HofError, WorkerStopped
@@ -20,12 +20,13 @@ from hofflight.observe.events import Events
 from hofflight.wire.kafka_record import Framing, encode_answers
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pyarrow as pa
 
     from hofflight.clock import Clock
     from hofflight.engine.kafka_partition import CallAnswer, PartitionWorker
+    from hofflight.eventlog.protocol import Produce
     from hofflight.wire.kafka_record import Headers, RequestRecord
 
 _events = Events("hofflight.worker")
@@ -33,6 +34,7 @@ _POLL_MS: Final = 200
 _WORDS_MAX: Final = 1_000
 _HEAD_BYTES: Final = 64  # of an answer, beside its metadata and its batch
 _COMMIT_S: Final = 1.0
+_COMMITTED_S: Final = 5.0
 # Records whose answers are on their way: memory, and what a kill has to answer again.
 _OPEN_MAX: Final = 1_000
 _OPEN_BYTES_MAX: Final = 48 * limits.MIB
@@ -51,16 +53,6 @@ class Place(NamedTuple):
     stream: str
     number: int
     key: Any
-
-
-class Produce(Protocol):
-    """Hands a record to the brokers; what it gives ends when they have it, or raises."""
-
-    def __call__(
-        self, topic: str, partition: int, value: bytes | None, headers: Headers
-    ) -> Awaitable[Any]:
-        """Send it."""
-        ...
 
 
 @dataclass(slots=True)
@@ -224,14 +216,12 @@ class Consumer:
     ) -> None:  # fmt: skip
         self._open -= 1
         self._room.set()
-        if refused and self._failed is None:
+        if refused:
             # Not counted, and not to be passed over: the record is read again by the next start.
             msg = f"a record could not be counted: {refused}"
             self._fail(WorkerStopped(msg, hint="see the log; it goes on from there"))
-        if refused:
             return
-        now_us = self._clock.wall_us()
-        latest_us = now_us - _LATE_US
+        latest_us = self._clock.wall_us() - _LATE_US
         awaited = {h.call for h, _, _ in record.requests if not 0 < h.deadline_us < latest_us}
         late = len(answers) - len(awaited)
         self.counters.expired += late
@@ -276,7 +266,7 @@ class Consumer:
             "hof-topic": self._topic(place), "hof-partition": str(place.number),
             "hof-offset": str(record.offset), "hof-timestamp-ms": str(record.timestamp),
         }  # fmt: skip
-        headers = [*record.headers, *((f"{n}", text.encode()) for n, text in about.items())]
+        headers = [*record.headers, *((name, text.encode()) for name, text in about.items())]
         _events.warning("dead_letter", topic=self._topic(place), partition=place.number,
                         offset=record.offset, error=error.message)  # fmt: skip
         topic = dead_letters(self._prefix)
@@ -307,7 +297,10 @@ class Consumer:
         if not offsets:
             return
         try:
-            await self._client.commit(offsets)
+            async with asyncio.timeout(
+                _COMMITTED_S
+            ):  # aiokafka waits for a coordinator without end
+                await self._client.commit(offsets)
         except Exception as error:  # noqa: BLE001 the next one has it; a start reads it again
             _events.warning("commit_failed", error=str(error))
             return

@@ -16,7 +16,9 @@ from hofflight.errors import KafkaUnavailable, SettingsError
 from hofflight.eventlog.topics import input_topic
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+
+    from hofflight.eventlog.protocol import Produce
 
 Headers = list[tuple[str, bytes | None]]
 
@@ -63,16 +65,6 @@ class Outcome(NamedTuple):
     topic: str | None
     partition: int | None
     refused: str = ""
-
-
-class Produce(Protocol):
-    """Hands a record to the brokers; what it gives ends when they have it, or raises."""
-
-    def __call__(
-        self, topic: str, partition: int, value: bytes | None, headers: Headers
-    ) -> Awaitable[Any]:
-        """Send it."""
-        ...
 
 
 class WayBack(NamedTuple):

@@ -26,7 +26,7 @@ from aiokafka.errors import (
 
 from hofflight.errors import KafkaUnavailable, SettingsError, TopicProblem
 from hofflight.eventlog.kafka_reading import POLL_MS, PartitionReader, SteadyConsumer
-from hofflight.eventlog.kafka_writing import SteadyProducer
+from hofflight.eventlog.kafka_writing import SteadyProducer, stopped
 from hofflight.eventlog.topics import TopicSpec
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Cluster:
         try:
             yield consumer
         finally:
-            await consumer.stop()
+            await stopped(consumer)
 
     @asynccontextmanager
     async def reader(self, topic: str) -> AsyncIterator[PartitionReader]:

@@ -7,15 +7,14 @@ number for ever, and refuse all that follow it in its partition: only a new prod
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from aiokafka import AIOKafkaProducer
+    from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-_STOP_S: Final = 10.0
+_STOP_S: Final = 4.0
 
 
 class SteadyProducer:
@@ -56,18 +55,26 @@ class SteadyProducer:
         """Send what is on its way, for some seconds."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            await _stopped(producer)
+            await stopped(producer)
         await asyncio.gather(*self._leaving, return_exceptions=True)
 
     def _leave(self, producer: AIOKafkaProducer) -> None:
         if self._producer is producer:
             self._producer = None
-            task = asyncio.get_running_loop().create_task(_stopped(producer))
+            task = asyncio.get_running_loop().create_task(stopped(producer))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
 
-async def _stopped(producer: AIOKafkaProducer) -> None:
-    """What other partitions have on its way still leaves."""
-    with suppress(Exception):
-        await asyncio.wait_for(producer.stop(), _STOP_S)
+async def stopped(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
+    """Stop a client: what is on its way may leave, but without brokers it would wait for ever.
+
+    A task of its own, as aiokafka lets a cancelled task of its own end `stop` like one of ours.
+    """
+    stopping = asyncio.ensure_future(client.stop())
+    _, late = await asyncio.wait([stopping], timeout=_STOP_S)
+    stopping.cancel()
+    if late:
+        await asyncio.wait([stopping], timeout=1.0)
+    elif not stopping.cancelled():
+        stopping.exception()  # seen, and nobody's affair any more

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -144,6 +144,20 @@ class Worker(Protocol):
 
         Thread: the caller's; replies may come before this returns, or later from other threads.
         """
+        ...
+
+
+class Produce(Protocol):
+    """Hands a record to the brokers; what it gives ends when they have it, or raises."""
+
+    def __call__(
+        self,
+        topic: str,
+        partition: int,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes | None]],
+    ) -> Awaitable[Any]:
+        """Send it."""
         ...
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from hofflight.errors import (
     BadRecord,
@@ -38,9 +38,10 @@ from hofflight.wire.ipc import empty_message, join_message
 from hofflight.wire.kafka_record import RequestHead, decode_answers
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Sequence
 
     from hofflight.clock import Clock
+    from hofflight.eventlog.protocol import Produce
     from hofflight.server.catalog import RegistryCatalog
     from hofflight.server.pending import Call
     from hofflight.settings import KafkaSettings
@@ -48,16 +49,6 @@ if TYPE_CHECKING:
 
 _events = Events("hofflight.kafka")
 _GOODBYE_S: Final = 0.2
-
-
-class Produce(Protocol):
-    """Hands a record to the brokers; what it gives ends when they have it, or raises."""
-
-    def __call__(
-        self, topic: str, partition: int, value: bytes, headers: Headers
-    ) -> Awaitable[Any]:
-        """Send it."""
-        ...
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ import uuid
 import pytest
 
 import hofflight as hof
-from hofflight.errors import Indefinite, Refused
+from hofflight.errors import Indefinite, NoAnswer, Refused
 from hofflight.eventlog.kafka import Cluster, partition_of_topic
 from hofflight.settings import load_settings
 from hofflight.testing.kafka import kafka_broker
@@ -236,3 +236,20 @@ def test_poison_goes_to_the_dead_letters_as_it_came_and_nobody_else_notices(tmp_
         assert list(record.headers)[: len(headers)] == headers
         assert said["hof-code"] == b"HOF-220"
         assert said["hof-topic"] == f"{place.prefix}.in.card_tx.1".encode()
+
+
+def test_servers_and_workers_end_though_brokers_are_away(tmp_path):
+    """What is on its way is given up after some seconds; the next start goes on."""
+    with kafka_broker() as broker:
+        place = KafkaPlace(tmp_path, broker.bootstrap)
+        place.register()
+        with place.working() as worker, place.serving() as (server, address):
+            with hof.connect(address, deadline_ms=20_000) as client:
+                client.vector("card_tx", event(1, 0))
+                broker.kill()
+                with pytest.raises((Indefinite, Refused, NoAnswer)):
+                    client.vector("card_tx", event(1, 1), deadline_ms=500)
+            for process in (server, worker):
+                process.send_signal(signal.SIGTERM)
+            codes = [process.wait(60) for process in (server, worker)]
+    assert codes == [0, 0], server.log.read_text()[-1500:] + worker.log.read_text()[-3000:]
