@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from hofflight.features.registry import Registry
     from hofflight.replay.offline import Offline
 
-# How this very installation is called as a command.
-
 
 def open_store(
     path: str | Path,
@@ -302,10 +300,7 @@ async def serve(
     gc.collect()
     gc.freeze()
     # 2. bind
-    port = await server.start()
-    host = settings.server.grpc.rpartition(":")[0]
-    scheme = "grpc+tls" if settings.server.tls_certificate else "grpc"
-    address = f"{scheme}://{host}:{port}"
+    address = server.address(await server.start())
     app.announce(address)
     ready(address)
     # 3. wait, drain

@@ -129,12 +129,13 @@ async def serve_kafka(
     async with AsyncExitStack() as stack:
         registry = stack.enter_context(contextlib.closing(open_registry(settings)))
         await cluster.check(shared_specs(settings.kafka))
-        counts = await _partitions(cluster, registry, settings.kafka.prefix)
+        counts: dict[str, int] = {}
         lookups = await stack.enter_async_context(_looking_up(settings))
         catalog = RegistryCatalog(
             registry, lambda stream: counts.get(stream, 0), looks_up=lookups is not None
         )
         catalog.refresh()
+        counts |= await _partitions(cluster, catalog.streams(), settings.kafka.prefix)
         produce = await stack.enter_async_context(cluster.writer())
         worker = KafkaWorker(catalog, produce, DEFINITE, clock, settings.kafka)
         replies = ReplyPath(
@@ -153,12 +154,11 @@ async def serve_kafka(
         async def refresh() -> None:
             while True:
                 await asyncio.sleep(_CATALOG_S)
-                with contextlib.suppress(
-                    Exception
-                ):  # the registry is away: what is known is served
+                # Where the registry is away, what is known is served.
+                with contextlib.suppress(Exception):
                     await asyncio.to_thread(catalog.refresh)
-                    if any(record.partition not in counts for record in registry.groups()):
-                        counts.update(await _partitions(cluster, registry, settings.kafka.prefix))
+                    if fresh := catalog.streams() - counts.keys():
+                        counts.update(await _partitions(cluster, fresh, settings.kafka.prefix))
 
         before = worker if lookups is None else KafkaJoiner(worker, lookups, clock)
         server = FlightServer(before, settings.server, metrics=metrics)
@@ -167,11 +167,9 @@ async def serve_kafka(
         stack.push_async_callback(cancel, tasks)
         if not await _either(replies.is_ready, stop):
             return True
-        port = await server.start()
+        address = server.address(await server.start())
         tasks.append(asyncio.create_task(_tell_health(server, replies.is_ready)))
-        host = settings.server.grpc.rpartition(":")[0]
-        scheme = "grpc+tls" if settings.server.tls_certificate else "grpc"
-        ready(f"{scheme}://{host}:{port}")
+        ready(address)
         await stop.wait()
         clean = await server.drain()
         await worker.drain(settings.server.drain_timeout_ms / 1_000)
@@ -210,11 +208,11 @@ async def _tell_health(server: FlightServer, is_ready: asyncio.Event) -> None:
             await server.tell_ready(is_ready=known)
 
 
-async def _partitions(cluster: Cluster, registry: Registry, prefix: str) -> dict[str, int]:
-    """How many partitions the topic of each registered log has; those without one are left out."""
-    streams = {input_topic(r.partition, prefix): r.partition for r in registry.groups()}
-    found = await cluster.partitions(list(streams))
-    return {streams[topic]: count for topic, count in found.items()}
+async def _partitions(cluster: Cluster, streams: Iterable[str], prefix: str) -> dict[str, int]:
+    """How many partitions the topic of each log has; those without one are left out."""
+    topics = {input_topic(stream, prefix): stream for stream in streams}
+    found = await cluster.partitions(list(topics))
+    return {topics[topic]: count for topic, count in found.items()}
 
 
 def _instance() -> str:
@@ -244,8 +242,8 @@ async def open_way_back(settings: Settings, *, dry_run: bool) -> AsyncIterator[W
     """
     cluster = cluster_of(settings)
     with contextlib.closing(open_registry(settings, read_only=True)) as registry:
-        counts = await _partitions(cluster, registry, settings.kafka.prefix)
         streams = {record.partition for record in registry.groups()}
+    counts = await _partitions(cluster, streams, settings.kafka.prefix)
     partitions = {input_topic(s, settings.kafka.prefix): count for s, count in counts.items()}
     registered = frozenset(input_topic(stream, settings.kafka.prefix) for stream in streams)
     size = settings.kafka.record_bytes_max

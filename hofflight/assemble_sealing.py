@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hofflight.replay.sealed import SealedLog
     from hofflight.settings import Settings
 
+# How this very installation is called as a command.
 HOF = (sys.executable, "-m", "hofflight.cli.main")
 
 

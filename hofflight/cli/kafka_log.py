@@ -6,7 +6,7 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from hofflight.cli.modules import collect
+from hofflight.cli.modules import versions_of
 from hofflight.cli.output import progress
 from hofflight.cli.working import partition_numbers
 from hofflight.errors import SettingsError
@@ -31,10 +31,7 @@ def read_topics(
     if group is None or not modules:
         msg = "--from kafka needs --group NAME and --modules A,B: windows are computed anew"
         raise SettingsError(msg)
-    chosen = [found for _, found in collect(modules) if found.name == group]
-    if not chosen:
-        msg = f"--modules {modules!r} declare no group {group!r}"
-        raise SettingsError(msg)
+    chosen = versions_of(modules, group)
     numbers = None if partitions is None else partition_numbers(partitions)
 
     @contextmanager

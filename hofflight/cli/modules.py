@@ -99,6 +99,18 @@ def import_named(name: str) -> ModuleType:
         raise _failed(name, error) from error
 
 
+def versions_of(modules: str, group: str) -> list[FeatureGroup]:
+    """Every version of a group that the modules declare.
+
+    Raises: SettingsError (HOF-601), there is none; as `collect`.
+    """
+    found = [each for _, each in collect(modules) if each.name == group]
+    if not found:
+        msg = f"--modules {modules!r} declare no group {group!r}"
+        raise SettingsError(msg)
+    return found
+
+
 def groups_of(module: ModuleType, attribute: str = "") -> list[FeatureGroup]:
     """The feature groups among a module's names, or the one of that name.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hofflight.cli.modules import collect
+from hofflight.cli.modules import versions_of
 from hofflight.cli.options import Json, Kafka, Modules, RegistryUrl, Store
 from hofflight.cli.output import print_json
 from hofflight.cli.signals import stop_on_signal
@@ -36,10 +36,7 @@ def worker(
     from hofflight.settings import with_kafka, with_registry
 
     settings = with_kafka(with_registry(None, registry), kafka)
-    chosen = [found for _, found in collect(modules) if found.name == group]
-    if not chosen:
-        msg = f"--modules {modules!r} declare no group {group!r}"
-        raise SettingsError(msg)
+    chosen = versions_of(modules, group)
 
     def ready(found: dict[str, Any]) -> None:
         if json:

@@ -336,7 +336,8 @@ class Engine:
         running, waiting = work.lane.take_running(), work.lane.take_waiting()
         # What only waited and came over Kafka is still there, for the next start.
         again = [request for request in waiting if request.offset >= 0]
-        owed = [r for r in (*running, *waiting) if not r.is_finished and r not in again]
+        owed = [*running, *(request for request in waiting if request.offset < 0)]
+        owed = [request for request in owed if not request.is_finished]
         timeout_ms = self._settings.transform_timeout_ms
         msg = f"the function of {work.partition.name} did not return within {timeout_ms} ms"
         error = TransformTimeout(msg, hint="the group is refused until the server restarts")

@@ -43,7 +43,12 @@ class SqliteDatabase:
     """
 
     def __init__(
-        self, path: Path | None, *, read_only: bool = False, clock: Clock | None = None
+        self,
+        path: Path | None,
+        *,
+        read_only: bool = False,
+        clock: Clock | None = None,
+        busy_s: float = _BUSY_S,
     ) -> None:
         self._lock = threading.RLock()
         self._clock = clock or SystemClock()
@@ -54,7 +59,7 @@ class SqliteDatabase:
         uri = f"{path.resolve().as_uri()}?mode={mode}" if path else "file::memory:"
         try:
             self._db = sqlite3.connect(
-                uri, uri=True, check_same_thread=False, isolation_level=None, timeout=_BUSY_S
+                uri, uri=True, check_same_thread=False, isolation_level=None, timeout=busy_s
             )
         except sqlite3.DatabaseError as error:
             msg = f"{self._name} cannot be opened: {error}"

@@ -32,6 +32,7 @@ from hofflight.errors import (
 from hofflight.eventlog.joins import Beside, join_stream
 from hofflight.eventlog.protocol import Answer, Request
 from hofflight.observe.events import Events
+from hofflight.server.forwarding import Forwarding
 from hofflight.server.join_answer import finish_with, meta_of, policy_error
 from hofflight.server.join_log import JoinLog, require_same_keys
 from hofflight.server.join_plan import JoinPlan, require_no_keys
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 _events = Events("hofflight.join")
 
 
-class Joiner:
+class Joiner(Forwarding["Worker"]):
     """A worker that answers joined views out of the answers of the one behind it."""
 
     def __init__(
@@ -63,7 +64,7 @@ class Joiner:
         clock: Clock,
         settings: EngineSettings,
     ) -> None:
-        self.worker = worker
+        super().__init__(worker)
         self.lookups = lookups
         self._open_log = open_log
         self.clock = clock
@@ -71,22 +72,6 @@ class Joiner:
         self._views: dict[tuple[str, int], _View] = {}
         self._lock = threading.Lock()
         self._closed = False
-
-    def views(self) -> list[Served]:
-        """Every view that can be asked for."""
-        return self.worker.views()
-
-    def bind(self, view: str, version: int | None) -> Served:
-        """The view of that name; also of a dataset's or a model's."""
-        return self.worker.bind(view, version)
-
-    def check(self, request: Request) -> None:
-        """Refuse what would be refused before it is logged."""
-        self.worker.check(request)
-
-    def remembers(self, request: Request) -> bool:
-        """Whether a request of this id was answered before."""
-        return self.worker.remembers(request)
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Take over requests; every outcome is a reply."""

@@ -14,9 +14,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hofflight.errors import DeadlinePassed, HofError, StoredUnavailable, TooLarge
+from hofflight.server.forwarding import Forwarding
 from hofflight.server.join_answer import policy_error
 from hofflight.server.join_plan import MISSING, JoinPlan, require_no_keys
-from hofflight.server.kafka_worker import refusal, refuse
+from hofflight.server.kafka_worker import KafkaWorker, refusal, refuse
 from hofflight.wire.envelope import OK
 
 if TYPE_CHECKING:
@@ -27,33 +28,16 @@ if TYPE_CHECKING:
     from hofflight.online.lookups import Lookups
     from hofflight.online.protocol import Found
     from hofflight.server.join_plan import Keys
-    from hofflight.server.kafka_worker import KafkaWorker
 
 
-class KafkaJoiner:
+class KafkaJoiner(Forwarding[KafkaWorker]):
     """A Worker that looks stored rows up for the one behind it. Thread: its loop's."""
 
     def __init__(self, worker: KafkaWorker, lookups: Lookups, clock: Clock) -> None:
-        self.worker = worker
+        super().__init__(worker)
         self._lookups = lookups
         self._clock = clock
         self._plans: dict[tuple[str, int], JoinPlan] = {}
-
-    def views(self) -> list[Served]:
-        """Every view that can be asked for."""
-        return self.worker.views()
-
-    def bind(self, view: str, version: int | None) -> Served:
-        """The view of that name; also of a dataset's or a model's."""
-        return self.worker.bind(view, version)
-
-    def check(self, request: Request) -> None:
-        """Refuse what would be refused before it leaves."""
-        self.worker.check(request)
-
-    def remembers(self, request: Request) -> bool:
-        """Whether a request of this id was answered before: not known here."""
-        return self.worker.remembers(request)
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Take over requests; every outcome is a reply."""

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from hofflight.eventlog.protocol import Request
 
+_SPARE: Final = 1_000  # deadlines of answered calls that may wait to be forgotten
+
 
 class Call(NamedTuple):
     """A request's part in one partition: `place` of `parts`."""
@@ -20,9 +22,6 @@ class Call(NamedTuple):
     request: Request
     place: int
     gathering: Gathering | None
-
-
-_SPARE: Final = 1_000
 
 
 class Gathering:

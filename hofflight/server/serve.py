@@ -101,6 +101,12 @@ class FlightServer:
         self._log.info("serving", grpc=settings.grpc, port=port)
         return port
 
+    def address(self, port: int) -> str:
+        """Where clients find it, listening at this port."""
+        host = self._settings.grpc.rpartition(":")[0]
+        scheme = "grpc+tls" if self._settings.tls_certificate else "grpc"
+        return f"{scheme}://{host}:{port}"
+
     async def tell_ready(self, *, is_ready: bool) -> None:
         """Say in health whether requests can be answered; a server that drains says no for good."""
         status = health_pb2.HealthCheckResponse

@@ -70,13 +70,27 @@ class Letters(KafkaPlace):
 
 @pytest.fixture
 def place(tmp_path, broker):
-    made = Letters(tmp_path, broker.bootstrap, partitions=1)
+    return letters_in(tmp_path, broker)
+
+
+def letters_in(folder, broker):
+    made = Letters(folder, broker.bootstrap, partitions=1)
     made.register()
     return made
 
 
 @pytest.fixture
 def poisoned(place):
+    return poison(place)
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory, broker):
+    """The same for those who only look."""
+    return poison(letters_in(tmp_path_factory.mktemp("shown"), broker))
+
+
+def poison(place):
     """A place whose worker buried all poison, and ended."""
     with place.working() as worker:
         place.send(place.topic, *POISON)
@@ -92,30 +106,30 @@ def refused(done, code, *words):
     assert all(word in done.stderr for word in words), done.stderr
 
 
-def test_letters_are_listed_newest_last(poisoned):
-    found = poisoned.dlq_json("ls")
-    assert found["topic"] == poisoned.dlq
+def test_letters_are_listed_newest_last(shown):
+    found = shown.dlq_json("ls")
+    assert found["topic"] == shown.dlq
     letters = found["letters"]
     assert [letter["number"] for letter in letters] == [0, 1, 2]
     assert [letter["bytes"] for letter in letters] == [524, None, 0]
     assert [letter["offset"] for letter in letters] == [0, 1, 2]
     assert {(e["topic"], e["partition"], e["code"]) for e in letters} == {
-        (poisoned.topic, 0, "HOF-220")
+        (shown.topic, 0, "HOF-220")
     }
-    assert [e["number"] for e in poisoned.dlq_json("ls", "--limit", 2)["letters"]] == [1, 2]
-    assert len(poisoned.dlq_json("ls", "--group", "card_tx")["letters"]) == 3
-    assert poisoned.dlq_json("ls", "--group", "card")["letters"] == []
-    assert len(poisoned.dlq_json("ls", "--since", letters[0]["time"])["letters"]) == 3
-    assert poisoned.dlq_json("ls", "--since", "2100-01-01")["letters"] == []
+    assert [e["number"] for e in shown.dlq_json("ls", "--limit", 2)["letters"]] == [1, 2]
+    assert len(shown.dlq_json("ls", "--group", "card_tx")["letters"]) == 3
+    assert shown.dlq_json("ls", "--group", "card")["letters"] == []
+    assert len(shown.dlq_json("ls", "--since", letters[0]["time"])["letters"]) == 3
+    assert shown.dlq_json("ls", "--since", "2100-01-01")["letters"] == []
 
-    text = poisoned("dlq", "ls", "--since", "2020-01-01")
+    text = shown("dlq", "ls", "--since", "2020-01-01")
     assert text.returncode == 0, text.stderr
-    assert f"{poisoned.topic}/0/1" in text.stdout
+    assert f"{shown.topic}/0/1" in text.stdout
     assert "reading: 3 of 3" in text.stderr
 
 
-def test_a_letter_is_shown_whole_and_safely(poisoned):
-    first = poisoned.dlq_json("show", 0)
+def test_a_letter_is_shown_whole_and_safely(shown):
+    first = shown.dlq_json("show", 0)
     assert first["headers"] == [
         {"name": "hof-v", "text": "2"}, {"name": "trace", "hex": "fffe"},
     ]  # fmt: skip
@@ -123,28 +137,28 @@ def test_a_letter_is_shown_whole_and_safely(poisoned):
     assert first["value_text"].startswith('{"card": 7}.')
     assert first["error"].startswith("the header hof-v is b'2'")
 
-    null = poisoned.dlq_json("show", 1)
+    null = shown.dlq_json("show", 1)
     assert (null["bytes"], null["value_begins"]) == (None, None)
     assert [h["name"] for h in null["headers"]] == ["a", "hof-error", "hof-topic"]
-    assert (null["topic"], null["sent"][:2]) == (poisoned.topic, "20")
+    assert (null["topic"], null["sent"][:2]) == (shown.topic, "20")
 
     for number in range(3):
-        text = poisoned("dlq", "show", number)
+        text = shown("dlq", "show", number)
         assert text.returncode == 0, text.stderr
-        assert f"{poisoned.topic}/0/{number}" in text.stdout
+        assert f"{shown.topic}/0/{number}" in text.stdout
         assert "\x1b" not in text.stdout + text.stderr
 
 
-def test_the_bytes_go_into_a_new_file_only(poisoned):
-    file = poisoned.folder / "value.bin"
-    done = poisoned("dlq", "show", 0, "--value", file)
+def test_the_bytes_go_into_a_new_file_only(shown):
+    file = shown.folder / "value.bin"
+    done = shown("dlq", "show", 0, "--value", file)
     assert done.returncode == 0, done.stderr
     assert file.read_bytes() == POISON[0][0]
-    refused(poisoned("dlq", "show", 2, "--value", file), "HOF-601", "there already")
-    refused(poisoned("dlq", "show", 1, "--value", "null.bin"), "HOF-601", "no value")
-    refused(poisoned("dlq", "show", 0, "--value", "no/where"), "HOF-601", "cannot be written")
+    refused(shown("dlq", "show", 2, "--value", file), "HOF-601", "there already")
+    refused(shown("dlq", "show", 1, "--value", "null.bin"), "HOF-601", "no value")
+    refused(shown("dlq", "show", 0, "--value", "no/where"), "HOF-601", "cannot be written")
     assert file.read_bytes() == POISON[0][0]
-    assert not (poisoned.folder / "null.bin").exists()
+    assert not (shown.folder / "null.bin").exists()
 
 
 def test_what_is_put_back_is_what_was_sent_and_poison_comes_again(poisoned):

@@ -167,11 +167,10 @@ def test_who_writes_does_not_keep_others_from_opening_it(path, registry):
             assert opened.group("card_tx", 1).version == 1
 
 
-def test_one_that_stays_locked_is_not_there_for_now(path, registry, monkeypatch):
+def test_one_that_stays_locked_is_not_there_for_now(path, registry):
     """It is a registry all the same, and the next try may find it."""
-    monkeypatch.setattr("hofflight.features.sqlite._BUSY_S", 0.05)
     with closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(RegistryUnavailable, match=r"HOF-515.*locked"):
-            SqliteDatabase(path)
-    SqliteDatabase(path).close()
+            SqliteDatabase(path, busy_s=0.05)
+    SqliteDatabase(path, busy_s=0.05).close()
