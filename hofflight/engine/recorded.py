@@ -52,7 +52,7 @@ def recorded_answer(entry: Entry, request: Request, runner: Runner) -> Answer | 
     beside = request.beside
     if beside is not None:
         is_same = (meta.view, meta.view_version) == (served.view, served.version)
-        beside = beside.recall(meta.joined if is_same else [])
+        beside = beside.recall(request, meta.joined if is_same else [])
         again.status = {**again.status, **beside.status}
         again.age_ms = beside.age_ms
     full = runner.full_reader.read_batch(entry.answer_head, entry.answer_body)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
 from hofflight.errors import BadRequest, TransformFailed
 from hofflight.transform.plan import GroupPlan
-from hofflight.wire.columns import from_python, to_python
+from hofflight.wire.columns import from_python, to_python, values_at
 from hofflight.wire.ipc import BatchReader, RowWriter, empty_message, encode_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from hofflight.eventlog.protocol import Entry, Served
@@ -57,7 +56,7 @@ class Projection:
         beside = [n for g in served.stored for n in names if n.startswith(f"{g.name}.")]
         places = [*(f"{start}{name}" for name in full.names), *beside]
         self.indices = [places.index(name) for name in names]
-        self._chosen = _getter(self.indices)
+        self._chosen = values_at(self.indices)
         self.is_whole = self.columns == full.names and not beside
         self.schema = served.output_schema
         self.empty = empty_message(self.schema)
@@ -228,13 +227,6 @@ class Runner:
         keys = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
         keep = [self.key_folded.get(key, 0) < number for key in keys]
         return batch if all(keep) else batch.filter(pa.array(keep, pa.bool_()))
-
-
-def _getter(places: list[int]) -> Callable[[Row], Sequence[Any]]:
-    """The values at these places; of one place too a sequence, which itemgetter would not give."""
-    if len(places) == 1:
-        return lambda row: (row[places[0]],)
-    return itemgetter(*places)
 
 
 def _concat(batches: Sequence[pa.RecordBatch | None]) -> pa.RecordBatch:

@@ -8,9 +8,8 @@ an event log like any other, so it is synced, sealed, trimmed and read like one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import pyarrow as pa
@@ -19,7 +18,9 @@ from hofflight.errors import MalformedBatch
 from hofflight.wire.ipc import BatchReader, RowWriter, encode_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from hofflight.eventlog.protocol import Request
 
 JOINED: Final = "joined"
 JOIN_SCHEMA: Final = pa.schema([(JOINED, pa.binary())])
@@ -43,18 +44,19 @@ class JoinRecord(msgspec.Struct, array_like=True, frozen=True):
     rows: list[bytes | None]
 
 
-class Beside(NamedTuple):
+class Beside(msgspec.Struct, frozen=True):
     """What was looked up for a request before its group answers, as the group's answer takes it.
 
     values: of the view's stored columns, group by group: one row's plain values, or columns.
-    recall: the same out of what was recorded for a request of this id.
+    recall: the same out of what was recorded for a request of this id. It is given the request:
+    held, they would hold each other, and every request be left to the garbage collector.
     """
 
     values: list[Any]
     status: dict[str, Any]
     age_ms: dict[str, Any]
     records: list[JoinRecord]
-    recall: Callable[[list[JoinRecord]], Beside]
+    recall: Callable[[Request, list[JoinRecord]], Beside]
 
 
 def join_stream(view: str, version: int) -> str:

@@ -7,26 +7,25 @@ rows of the same sizes lie in the same places. 25 rows take 7 us instead of 30.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hofflight import limits
+from hofflight.wire.columns import values_at
 
 if TYPE_CHECKING:
-    from hofflight.online.packed import Packing
+    from collections.abc import Callable, Sequence
 
-Get = Callable[[tuple[Any, ...]], tuple[Any, ...]]
+    from hofflight.online.packed import Packing
 
 
 class _Layout(NamedTuple):
     """Where everything is in rows of certain sizes. `fixed`: what must be equal to `expected`."""
 
     unpack: Callable[[bytes], tuple[Any, ...]]
-    fixed: Get
+    fixed: Callable[[Sequence[Any]], Sequence[Any]]
     expected: tuple[Any, ...]
-    times: Get
-    values: Get
+    times: Callable[[Sequence[Any]], Sequence[Any]]
+    values: Callable[[Sequence[Any]], Sequence[Any]]
 
 
 class RowLayouts:
@@ -45,7 +44,7 @@ class RowLayouts:
         self._bools = [i for i, (packing, place) in at if place in packing.bools]
         self._layouts: dict[tuple[int, ...], _Layout] = {}
 
-    def read(self, rows: Sequence[bytes]) -> tuple[tuple[int, ...], list[Any]] | None:
+    def read(self, rows: Sequence[bytes]) -> tuple[Sequence[int], list[Any]] | None:
         """Event times of the rows, and the chosen values of all of them.
 
         None where a row has a null, or is not as it should be: one by one they say which.
@@ -102,13 +101,6 @@ class RowLayouts:
                 values.append(first if is_time else text if is_text else columns + place)
             first = text + 1
         whole = struct.Struct("<" + "".join(codes))
-        getters = (_getter(fixed), _getter(times), _getter(values))
-        return _Layout(whole.unpack, getters[0], tuple(expected), getters[1], getters[2])
-
-
-def _getter(places: list[int]) -> Get:
-    """The fields at these places; a tuple of one, too, which itemgetter would not give."""
-    if len(places) == 1:
-        (place,) = places
-        return lambda fields: (fields[place],)
-    return itemgetter(*places)
+        return _Layout(
+            whole.unpack, values_at(fixed), tuple(expected), values_at(times), values_at(values)
+        )

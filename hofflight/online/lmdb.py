@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import lmdb
@@ -64,14 +65,12 @@ class LmdbStore:
         """
         environment = self._environment
         if environment is not None and time.monotonic() < self._check_at_s:
-            with suppress(lmdb.Error), environment.begin() as snapshot:
-                return list(map(snapshot.get, keys))
-
-        def read(environment: lmdb.Environment) -> list[bytes | None]:
-            with environment.begin() as snapshot:
-                return list(map(snapshot.get, keys))
-
-        return self._run(read)
+            try:
+                with environment.begin() as snapshot:
+                    return list(map(snapshot.get, keys))
+            except lmdb.Error:  # `suppress` would cost as much as looking up a key
+                pass
+        return self._run(partial(_read, keys=keys))
 
     async def put_many(self, items: Sequence[tuple[bytes, bytes]]) -> None:
         check_keys(items)
@@ -178,6 +177,11 @@ class LmdbStore:
             msg = f"the online store is damaged: its file has {size} of {used} bytes"
             raise OnlineUnavailable(msg, hint="remove it and load the stored groups again")
         return environment
+
+
+def _read(environment: lmdb.Environment, keys: Sequence[bytes]) -> list[bytes | None]:
+    with environment.begin() as snapshot:
+        return list(map(snapshot.get, keys))
 
 
 def _used_bytes(environment: lmdb.Environment) -> int:

@@ -32,6 +32,7 @@ class Lookups:
 
     def __init__(self, store: OnlineStore, timeout_ms: int) -> None:
         self.store = store
+        self._local = cast("LocalStore", store)  # only asked where it never waits
         self._timeout_s = timeout_ms / 1_000
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -104,7 +105,7 @@ class Lookups:
         """What a store that never waits finds."""
         self.lookups += 1
         try:
-            return cast("LocalStore", self.store).get_now(keys)
+            return self._local.get_now(keys)
         except OnlineUnavailable as error:
             return self._unavailable(error)
 

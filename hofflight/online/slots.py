@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 COMMITS_KEY: Final = b"commits"
 _LENGTH: Final = struct.Struct("<BI")
+_ROW_AT: Final = _LENGTH.size
 # The same, and the stamp of the row that follows.
 _SLOT: Final = struct.Struct("<BIqq")
 
@@ -41,7 +42,7 @@ class Commits(msgspec.Struct, frozen=True):
 
     def has(self, load: int) -> bool:
         """Whether rows of a load count."""
-        return self.first <= load <= self.last and not (self.voided and load in self.voided)
+        return self.first <= load <= self.last and load not in self.voided
 
 
 class _Page(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,11 +91,11 @@ def newest_row(value: bytes, commits: Commits) -> bytes | None:
     """
     try:
         version, size, _, load = _SLOT.unpack_from(value)
-        end = _LENGTH.size + size
+        end = _ROW_AT + size
         if version != FORMAT or end > len(value) or size < STAMP_BYTES:
             raise StoredUnreadable(f"a stored value of {len(value)} bytes is cut, or not ours")
         if commits.has(load):
-            return value[_LENGTH.size : end]
+            return value[_ROW_AT:end]
         before = value[end:]
         return before if before and commits.has(stamp(before)[1]) else None
     except struct.error:

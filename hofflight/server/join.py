@@ -162,6 +162,8 @@ class _View:
             raise TooLarge("a request has one row or one key at least")
         is_direct = self._is_direct and request.wants_answer
         if is_direct and self._put_beside(request, keys, arrival_us):
+            # The group reads the very same rows.
+            request.raw = rows.raw if rows is not None else None
             ready.append(request)
             return
         bodies = self.plan.split(request.head, request.body, rows)
@@ -181,11 +183,10 @@ class _View:
         part = self.plan.stored_part(records)
         if part.missing and request.served.on_missing == "fail":
             return False
-        recall = partial(self._recalled, request, keys)
-        request.beside = Beside(part.values, part.status, part.age_ms, records, recall)
+        request.beside = Beside(part.values, part.status, part.age_ms, records, self._recalled)
         return True
 
-    def _recalled(self, request: Request, keys: Keys, records: list[JoinRecord]) -> Beside:
+    def _recalled(self, request: Request, records: list[JoinRecord]) -> Beside:
         """What was recorded for this id, while this request was on its way.
 
         `records` is empty where that was under another view: then what was found now is recorded.
@@ -195,6 +196,7 @@ class _View:
         beside, record = request.beside, request.record
         assert beside is not None
         assert record is not None
+        keys = [one.keys for one in beside.records]
         if records:
             require_same_keys(request.id, records, keys)
         else:

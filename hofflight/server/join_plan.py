@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
+import msgspec
 import pyarrow as pa
 
 from hofflight.errors import BadKeys, OnlineUnavailable, StoredUnreadable
@@ -24,7 +25,7 @@ from hofflight.wire.ipc import BatchReader, RowWriter, encode_batch
 from hofflight.wire.keys import given_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from hofflight.eventlog.protocol import Served
     from hofflight.online.protocol import Found
@@ -39,8 +40,12 @@ _FOR_EVER: Final = 1 << 63
 MISSING: Final = ("UNAVAILABLE", "NOT_FOUND", "STALE")
 
 
-class Rows(NamedTuple):
-    """A request's rows: plain values of the only one, or a batch; neither where nobody looks."""
+class Rows(msgspec.Struct, frozen=True):
+    """A request's rows: plain values of the only one, or a batch; neither where nobody looks.
+
+    A struct, as `StoredPart` and `Beside`: each request makes one, and it is made in half the time
+    of a named tuple.
+    """
 
     size: int
     raw: Row | None
@@ -54,7 +59,7 @@ class Rows(NamedTuple):
         return to_python(self.batch.column(place))
 
 
-class StoredPart(NamedTuple):
+class StoredPart(msgspec.Struct, frozen=True):
     """The stored columns of a request, group by group, and what to say beside them.
 
     values: one row's plain values, or columns. missing: the most telling of `MISSING`, or "".
@@ -91,6 +96,7 @@ class JoinPlan:
         ]
         order = [key for place, key in enumerate(keys) if keys.index(key) == place]
         self._keyed = [(order.index(s.group.key_schema), s.prefix) for s in self.stored]
+        self._takes_keys = len(served.keys) > 0
         self._reads_rows = any(not one.is_whole for one in self._inputs) or any(
             source.is_in_rows for source in self._sources
         )
@@ -101,7 +107,7 @@ class JoinPlan:
         self._writer = RowWriter(served.output_schema) if plain else None
         self._layouts = RowLayouts([(stored.packing, stored.places) for stored in self.stored])
         self.stored_names = [name for stored in self.stored for name in stored.names]
-        self._age_places = [i for i, stored in enumerate(self.stored) for _ in stored.names]
+        self._aged = [(name, i) for i, stored in enumerate(self.stored) for name in stored.names]
         self._all_present = dict.fromkeys(self.stored_names, PRESENT)
         ttls = [stored.ttl_us for stored in self.stored]
         self._ttls = [_FOR_EVER if t is None else t for t in ttls] if any(ttls) else []
@@ -139,7 +145,7 @@ class JoinPlan:
         Raises: BadKeys (HOF-216).
         """
         beside: dict[str, list[Any]] = {}
-        if given or len(self.served.keys):
+        if given or self._takes_keys:
             beside = given_keys(given, self.served.keys, None if rows is None else rows.size)
         encoded = [source.encode(rows, beside) for source in self._sources]
         size = rows.size if rows is not None else len(encoded[0])
@@ -154,10 +160,8 @@ class JoinPlan:
     @staticmethod
     def lookup(keys: Keys) -> list[bytes]:
         """What to ask the store for: the committed loads, then each row once."""
-        if len(keys) == 1:
-            return [COMMITS_KEY, *[key for key in keys[0] if key is not None]]
-        wanted = dict.fromkeys(key for row in keys for key in row if key is not None)
-        return [COMMITS_KEY, *wanted]
+        wanted = keys[0] if len(keys) == 1 else dict.fromkeys(key for row in keys for key in row)
+        return [COMMITS_KEY, *filter(None, wanted)]
 
     # --- 3. records ---
 
@@ -170,12 +174,12 @@ class JoinPlan:
             away = [UNAVAILABLE] * len(self.stored)
             nothing: list[bytes | None] = [None] * len(self.stored)
             return [JoinRecord(asked_us, numbers, away, row, nothing) for row in keys]
-        if len(keys) == 1:
-            return [_record(keys[0], loads, iter(found[1:]), asked_us, numbers)]
-        values = dict(zip(asked, found, strict=True))
+        if len(keys) == 1 and None not in keys[0]:
+            return [_record(keys[0], loads, found[1:], asked_us, numbers)]
+        values: dict[bytes | None, bytes | None] = dict(zip(asked, found, strict=True))
+        values[None] = None
         return [
-            _record(row, loads, (values[k] for k in row if k is not None), asked_us, numbers)
-            for row in keys
+            _record(row, loads, [values[key] for key in row], asked_us, numbers) for row in keys
         ]
 
     def _committed(self, found: Found) -> list[Commits | None] | None:
@@ -202,7 +206,7 @@ class JoinPlan:
             values: Row = []
             for part in parts:
                 values += part if isinstance(part, list) else _first_row(part)
-            found = self.stored_row(records[0])
+            found = self.stored_part(records)
             values += found.values
             return Joined(*self._writer.write([values[p] for p in self._order]), found)
         columns: list[pa.Array] = []
@@ -215,18 +219,19 @@ class JoinPlan:
 
     def stored_part(self, records: Sequence[JoinRecord]) -> StoredPart:
         """The stored columns of what was recorded: of one row plain values, of more columns."""
-        return self.stored_row(records[0]) if len(records) == 1 else self.stored_rows(records)
-
-    def stored_row(self, record: JoinRecord) -> StoredPart:
-        """The plain values of one row."""
+        if len(records) != 1:
+            return self.stored_rows(records)
+        record = records[0]
         rows = record.rows
         found = self._layouts.read(rows) if None not in rows else None  # type: ignore[arg-type]
         if found is not None:
             times, values = found
-            ages_us = [record.asked_us - time_us for time_us in times]
-            if not self._ttls or not any(age >= self._ttls[i] for i, age in enumerate(ages_us)):
-                ages = [ages_us[place] // 1_000 for place in self._age_places]
-                age_ms = dict(zip(self.stored_names, ages, strict=True))
+            asked_us = record.asked_us
+            if not self._ttls or not any(
+                asked_us - time_us >= ttl_us
+                for time_us, ttl_us in zip(times, self._ttls, strict=True)
+            ):
+                age_ms = {name: (asked_us - times[i]) // 1_000 for name, i in self._aged}
                 return StoredPart(values, self._all_present, age_ms, "")
         return self._row_by_row(record)
 
@@ -292,15 +297,14 @@ def require_no_keys(given: Mapping[str, Any] | None) -> None:
 def _record(
     keys: list[bytes | None],
     loads: Sequence[Commits | None],
-    values: Iterator[bytes | None],
+    values: list[bytes | None],
     asked_us: int,
     numbers: list[int],
 ) -> JoinRecord:
-    """What was found for one row; `values`: of its keys that are not null, in their order."""
+    """What was found for one row; `values`: of its keys, None for a null key."""
     as_of: list[int] = []
     rows: list[bytes | None] = []
-    for key, commits in zip(keys, loads, strict=True):
-        value = next(values) if key is not None else None
+    for value, commits in zip(values, loads, strict=True):
         known, row = UNAVAILABLE, None
         if commits is not None:
             known = commits.last

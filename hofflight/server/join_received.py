@@ -11,7 +11,7 @@ from hofflight.server.join_plan import JoinPlan
 
 if TYPE_CHECKING:
     from hofflight.eventlog.joins import JoinRecord
-    from hofflight.eventlog.protocol import Served
+    from hofflight.eventlog.protocol import Request, Served
 
 
 class ReceivedJoins:
@@ -29,16 +29,16 @@ class ReceivedJoins:
         plan = self._plans.get(key)
         if plan is None or plan.served is not served:
             plan = self._plans[key] = JoinPlan(served)
-        return _beside(plan, request_id, unpack_rows(joined, len(served.stored)))
+        return _beside(plan, unpack_rows(joined, len(served.stored)))
 
 
-def _beside(plan: JoinPlan, request_id: bytes, records: list[JoinRecord]) -> Beside:
-    def recall(recorded: list[JoinRecord]) -> Beside:
+def _beside(plan: JoinPlan, records: list[JoinRecord]) -> Beside:
+    def recall(request: Request, recorded: list[JoinRecord]) -> Beside:
         """What was recorded for this id; under another view nothing was."""
         if not recorded:
-            return _beside(plan, request_id, records)
-        require_same_keys(request_id, recorded, [record.keys for record in records])
-        return _beside(plan, request_id, recorded)
+            return _beside(plan, records)
+        require_same_keys(request.id, recorded, [record.keys for record in records])
+        return _beside(plan, recorded)
 
     try:
         part = plan.stored_part(records)

@@ -20,7 +20,7 @@ from hofflight.errors import StoredUnreadable
 from hofflight.eventlog.joins import UNAVAILABLE
 from hofflight.online.packed import Packing
 from hofflight.online.slots import key_prefix
-from hofflight.wire.columns import from_python
+from hofflight.wire.columns import from_python, values_at
 from hofflight.wire.envelope import agreed
 from hofflight.wire.keys import KeyCodec
 from hofflight.wire.schema import TIMESTAMP
@@ -42,14 +42,14 @@ class KeySource:
         self._codec = KeyCodec(schema)
         places = [rows.names.index(n) if n in rows.names else None for n in schema.names]
         self._parts: list[tuple[str, Any]] = list(zip(schema.names, places, strict=True))
-        self._is_all_in_rows = None not in places
+        in_rows = [place for place in places if place is not None]
+        self._of_row = values_at(in_rows) if len(in_rows) == len(places) else None
         self.is_in_rows = any(place is not None for place in places)
 
     def encode(self, rows: Rows | None, given: Mapping[str, list[Any]]) -> list[bytes | None]:
         """The key of each row; None where a part is null."""
-        if rows is not None and rows.raw is not None and self._is_all_in_rows:
-            raw = rows.raw
-            return [self._codec.encode([raw[place] for _, place in self._parts])]
+        if rows is not None and rows.raw is not None and self._of_row is not None:
+            return [self._codec.encode(self._of_row(rows.raw))]
         columns = []
         for name, place in self._parts:
             if place is None:

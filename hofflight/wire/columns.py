@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pyarrow as pa
 from hofflight.wire.schema import AS_INTEGERS, TIMESTAMP
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 _FORMATS: Final[dict[pa.DataType, tuple[str, int]]] = {
     pa.int64(): ("q", 8), pa.int32(): ("i", 4), pa.int16(): ("h", 2), pa.int8(): ("b", 1),
@@ -41,6 +42,13 @@ def first_value(array: pa.Array) -> Any:
 def from_python(values: Iterable[Any], column_type: pa.DataType) -> pa.Array:
     """A column of exactly this type from values as `to_python` gives them."""
     return pa.array(list(values), type=column_type)
+
+
+def values_at(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """A function that takes the values at these places out of a row, as a sequence."""
+    if len(places) == 1:  # of one place itemgetter would give the value itself
+        return itemgetter(slice(places[0], places[0] + 1))
+    return itemgetter(*places)
 
 
 def batch_of_rows(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.RecordBatch:

@@ -117,7 +117,7 @@ def names_of(plan):
 
 def of_one(plan, record):
     """What is said of each feature of one row."""
-    part = plan.stored_row(record)
+    part = plan.stored_part([record])
     names = names_of(plan)
     assert list(part.status) == list(part.age_ms) == names
     values = dict(zip(names, bits(part.values), strict=True))
