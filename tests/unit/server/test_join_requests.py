@@ -1,10 +1,13 @@
 """What a joined view may be asked, and by which names; what may not be asked says why."""
 
+import gc
+
 import pyarrow as pa
 import pytest
 
 import hofflight as hof
 from hofflight.errors import BadKeys, BadRequest, BadRows, SchemaMismatch, TooLarge
+from hofflight.eventlog.protocol import Request
 from tests.unit.server.joined_views import (
     CARD,
     CUSTOMER,
@@ -256,3 +259,15 @@ def test_a_newer_version_of_a_view_has_its_own_order_and_its_own_log(joins):
     assert old.batch.schema.names == ["shop.rank", "customer.name", "customer.age"]
     assert new.batch.schema.names == ["customer.age", "shop.rank"]
     assert {"alone@1", "alone@2"} <= set(records(app))
+
+
+def test_an_answered_request_is_freed_without_the_garbage_collector(app):
+    """What was looked up for it does not hold it: else each one would wait to be collected."""
+    gc.disable()
+    try:
+        ask(app, "one", row(), request_id=ONE)
+        left = [each for each in gc.get_objects() if type(each) is Request]
+    finally:
+        gc.enable()
+
+    assert not any(each.id == ONE.bytes for each in left)
