@@ -87,10 +87,11 @@ def examined(folder: Path) -> dict[str, Any]:
 
 def broker_parts() -> dict[str, str]:
     """What a broker of `hofflight.testing` needs, or how to get it; nobody else has to have it."""
-    from hofflight.testing.java import find_java
-    from hofflight.testing.kafka_jars import cache_folder, damage, maven_version
+    from hofflight.jars.java import find_java
+    from hofflight.jars.maven import cache_folder, damage, maven_version
+    from hofflight.jars.pinned import KAFKA_BROKER
 
-    wrong = damage(cache_folder())
+    wrong = damage(KAFKA_BROKER, cache_folder(KAFKA_BROKER))
     return {
         "java": _or_hint(lambda: find_java().version),
         "maven": _or_hint(maven_version),
