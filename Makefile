@@ -42,11 +42,11 @@ bench: setup jars ## four JSON lines: serving beside a bare echo, replay beside 
 	$(BIN)/python benchmarks/bench_kafka.py --json
 
 # Tests wait for no download. Debian's root may add what is missing; others are told what it is.
-jars: setup ## Kafka's jars into the user's cache, checked, for the broker of the tests
-	$(BIN)/python -m hofflight.testing.kafka_jars || { \
+jars: setup ## jars into the user's cache, checked: Kafka's broker for tests, Spark's connector to Kafka
+	$(BIN)/python -m hofflight.jars || { \
 		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -q \
 		&& apt-get install -yq --no-install-recommends default-jdk-headless maven \
-		&& $(BIN)/python -m hofflight.testing.kafka_jars; }
+		&& $(BIN)/python -m hofflight.jars; }
 
 lint: setup ## ruff, mypy and the import contracts
 	$(BIN)/ruff check

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +26,8 @@ from hofflight.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hofflight.jars.maven import PinnedJars
+
 _PACKAGES: Final = (
     "hofflight", "pyarrow", "numpy", "duckdb", "grpcio", "protobuf", "msgspec", "orjson",
     "lmdb", "pandas", "polars", "pyspark", "aiokafka", "redis", "psycopg",
@@ -34,6 +37,15 @@ _SYNCS: Final = 30
 _FREE_BYTES_MIN: Final = 4 * limits.segment_bytes_max
 # A clock that was never set says 1970 or so; this release is younger than mid 2025.
 _CLOCK_US_MIN: Final = 1_750_000_000_000_000
+# The connector of hofflight.jars works with these.
+_PYSPARK: Final = "4.3."
+_GET_PYSPARK: Final = "pip install 'hofflight[spark]'"
+# What a worker of Spark's is asked: its version, and whether it can import the functions' package.
+_ASKED: Final = (
+    "import sys, importlib.util as u; "
+    "print('%d.%d' % sys.version_info[:2], u.find_spec('hofflight') is not None)"
+)
+_ANSWER_S: Final = 30
 # A log record of one row is about this long.
 _RECORD: Final = bytes(512)
 
@@ -79,23 +91,72 @@ def examined(folder: Path) -> dict[str, Any]:
         "clock": time_text(now_us),
         "clock_resolution_ns": round(time.get_clock_info("perf_counter").resolution * 1e9),
         "free_bytes": free,
-        **broker_parts(),
+        **java_parts(),
+        **spark_parts(),
         "packages": {name: found for name in _PACKAGES if (found := _installed(name))},
         "problems": problems(free_bytes=free, now_us=now_us, python=sys.version_info[:2]),
     }
 
 
-def broker_parts() -> dict[str, str]:
-    """What a broker of `hofflight.testing` needs, or how to get it; nobody else has to have it."""
-    from hofflight.testing.java import find_java
-    from hofflight.testing.kafka_jars import cache_folder, damage, maven_version
+def java_parts() -> dict[str, str]:
+    """What the broker of `hofflight.testing` and the Spark bridge need, or how to get it.
 
-    wrong = damage(cache_folder())
+    Facts, not problems: who uses neither need not have it.
+    """
+    from hofflight.jars.java import find_java
+    from hofflight.jars.maven import maven_version
+    from hofflight.jars.pinned import SETS
+
     return {
         "java": _or_hint(lambda: find_java().version),
         "maven": _or_hint(maven_version),
-        "kafka_jars": f"to be fetched by Maven, {wrong}" if wrong else "in the cache",
+        **{f"{name}_jars": _jars(name, pinned) for name, pinned in SETS.items()},
     }
+
+
+def spark_parts() -> dict[str, str]:
+    """What else the Spark bridge needs, or how to get it; facts, as above."""
+    return {
+        "spark": _or_hint(lambda: pyspark_version(_installed("pyspark"))),
+        "pyspark_python": _or_hint(lambda: worker_python(os.environ.get("PYSPARK_PYTHON", ""))),
+    }
+
+
+def pyspark_version(found: str) -> str:
+    """The installed pyspark, "" where there is none, as one that the bridge works with.
+
+    Raises: SettingsError (HOF-601), it is missing or another.
+    """
+    if not found.startswith(_PYSPARK):
+        msg = f"pyspark {found} is not {_PYSPARK}x" if found else "pyspark is missing"
+        raise SettingsError(msg, hint=_GET_PYSPARK)
+    return f"pyspark {found}"
+
+
+def worker_python(named: str) -> str:
+    """What Spark's Python workers run: what PYSPARK_PYTHON names, else what the bridge sets it to.
+
+    Raises: SettingsError (HOF-601), workers could not run there what this interpreter sends them.
+    """
+    ours = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if not named:
+        return f"not set, so the bridge sets it to this interpreter, {sys.executable}"
+    hint = f"unset PYSPARK_PYTHON, or let it name a Python {ours} that has hofflight"
+    # Links are not followed: two environments are often links to one interpreter.
+    program = shutil.which(named)
+    if program is None:
+        msg = f"{named!r} is no program"
+        raise SettingsError(msg, hint=hint)
+    if Path(program).absolute() == Path(sys.executable):
+        return f"this interpreter, {sys.executable}"
+    theirs, has_hofflight = _asked(program, hint)
+    if theirs != ours:
+        msg = f"{named!r} is Python {theirs}, this one is {ours}, and Spark wants both the same"
+        raise SettingsError(msg, hint=hint)
+    if not has_hofflight:
+        msg = f"{named!r} has no hofflight"
+        raise SettingsError(msg, hint=hint)
+    return f"{named}, which has hofflight"
 
 
 def online_store(folder: Path) -> tuple[str, list[str]]:
@@ -143,6 +204,35 @@ def sync_costs_us(folder: Path) -> list[float]:
     except OSError as error:
         msg = f"{folder.name!r} cannot be written: {error.strerror}"
         raise SettingsError(msg) from error
+
+
+def _jars(name: str, pinned: PinnedJars) -> str:
+    from hofflight.jars.maven import cache_folder, damage
+
+    wrong = damage(pinned, cache_folder(pinned))
+    if wrong:
+        return f"to be fetched by Maven, {wrong}: python -m hofflight.jars {name}"
+    return "in the cache"
+
+
+def _asked(program: str, hint: str) -> tuple[str, bool]:
+    """The version of another Python, and whether it has hofflight."""
+    try:
+        answer = subprocess.run(
+            [Path(program).absolute(), "-c", _ASKED],
+            cwd="/",  # where it is not our checkout that it finds
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_ANSWER_S,
+            check=True,
+        ).stdout.split()
+        theirs, has_hofflight = answer
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        msg = f"{program!r} does not answer as a Python does"
+        raise SettingsError(msg, hint=hint) from error
+    return theirs, has_hofflight == "True"
 
 
 def _or_hint(fact: Callable[[], str]) -> str:

@@ -1,7 +1,7 @@
 """A real Kafka broker for tests and laptops: started in 2 s, killed, paused, started again at will.
 
 It is one process that is broker and controller (KRaft), on 127.0.0.1, out of jars that
-`kafka_jars.py` has in a cache. Java 17 or newer must be there.
+`hofflight.jars` has in a cache. Java 17 or newer must be there.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hofflight.testing.java import find_java
-from hofflight.testing.kafka_jars import kafka_jars
+from hofflight.jars import kafka_jars
+from hofflight.jars.java import find_java
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hofflight.testing.java import find_java, java_environment
-from hofflight.testing.kafka_jars import kafka_jars
+from hofflight.jars import kafka_jars
+from hofflight.jars.java import find_java, java_environment
 from hofflight.wire.key_hash import murmur2, partition_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "key_hash.json"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hofflight.errors import SettingsError
-from hofflight.testing.java import Java, find_java, java_environment
+from hofflight.jars.java import Java, find_java, java_environment
 
 
 def pretends(folder, version, *, home="/opt/some java"):

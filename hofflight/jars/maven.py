@@ -1,26 +1,24 @@
-"""Kafka's jars: fetched by Maven once, into a cache that is checked before each use.
-
-`python -m hofflight.testing.kafka_jars` does that ahead of the tests.
-"""
+"""A pinned set of jars: fetched by Maven once, into a cache that is checked before each use."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from hofflight.errors import HofError, SettingsError
+from hofflight.errors import SettingsError
 from hofflight.eventlog.lock import one_at_a_time
-from hofflight.testing.java import find_java, java_environment
+from hofflight.jars.java import find_java, java_environment
 
-KAFKA: Final = "kafka-4.3.0"
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
 _COPY: Final = [
     "--batch-mode", "--quiet", "--no-transfer-progress", "-Dstyle.color=never",
     "org.apache.maven.plugins:maven-dependency-plugin:copy-dependencies",
@@ -32,44 +30,63 @@ _ANSWER_S: Final = 30
 _SHOWN: Final = 600
 
 
-def kafka_jars(folder: Path | None = None) -> list[Path]:
-    """The class path of a broker, each jar's sha256 checked; fetched where one is not as pinned.
+@dataclass(frozen=True)
+class PinnedJars:
+    """What Maven is to fetch, and the only bytes that count as that.
+
+    name: its folder in the cache, with the version. pom: the project that Maven resolves and whose
+    dependencies it copies into `jars`. sums: each jar's sha256, as `sha256sum` writes them, in
+    the order of the class path.
+    """
+
+    name: str
+    pom: Traversable
+    sums: Traversable
+
+    def sha256s(self) -> dict[str, str]:
+        """Each jar's name and sum."""
+        lines = (line.split() for line in self.sums.read_text().splitlines())
+        return {name: digest for digest, name in lines}
+
+
+def jars_of(pinned: PinnedJars, folder: Path | None = None) -> list[Path]:
+    """A set's jars in order, each one's sha256 checked; fetched where one is not as pinned.
 
     folder: instead of the user's cache. Processes may ask at once: one fetches, the others wait.
     Raises: SettingsError (HOF-601), jars must be fetched and Java, Maven or the network is missing,
     or what came is not what is pinned.
     """
-    place = folder or cache_folder()
-    if damage(place):
+    place = folder or cache_folder(pinned)
+    if damage(pinned, place):
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             with one_at_a_time(place.with_name(f"{place.name}.lock"), wait=True):
-                if damage(place):
-                    _fetch(place)
+                if damage(pinned, place):
+                    _fetch(pinned, place)
         except OSError as error:
-            msg = f"the cache of Kafka's jars cannot be written: {error.strerror}"
+            msg = f"the cache of the jars {pinned.name} cannot be written: {error.strerror}"
             raise SettingsError(msg, hint="set XDG_CACHE_HOME to a folder of yours") from error
-    return [place / name for name in _pinned()]
+    return [place / name for name in pinned.sha256s()]
 
 
-def cache_folder() -> Path:
-    """Where the jars of every checkout and environment of this user are."""
+def cache_folder(pinned: PinnedJars) -> Path:
+    """Where a set is for every checkout and environment of this user."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (named if named.is_absolute() else Path.home() / ".cache") / "hofflight" / KAFKA
+    return (named if named.is_absolute() else Path.home() / ".cache") / "hofflight" / pinned.name
 
 
-def damage(folder: Path) -> str:
+def damage(pinned: PinnedJars, folder: Path) -> str:
     """The first jar that is missing or not the pinned bytes, and which of both; else "".
 
-    All bytes are read, each time: 44 MB in 40 ms, beside a broker's start of 2 s.
+    All bytes are read, each time: a broker's 44 MB in 40 ms, beside its start of 2 s.
     """
-    for name, pinned in _pinned().items():
+    for name, sha256 in pinned.sha256s().items():
         try:
             with (folder / name).open("rb") as jar:
                 found = hashlib.file_digest(jar, "sha256").hexdigest()
         except OSError as error:
             return f"{name}: {error.strerror}"
-        if found != pinned:
+        if found != sha256:
             return f"{name} has another sha256 than the pinned one"
     return ""
 
@@ -88,7 +105,7 @@ def maven_version() -> str:
     return found[1]
 
 
-def _fetch(folder: Path) -> None:
+def _fetch(pinned: PinnedJars, folder: Path) -> None:
     """Make the folder anew beside it, check it and put it there.
 
     Who runs from the folder before keeps the files that it has open, and finds the same bytes in
@@ -96,15 +113,14 @@ def _fetch(folder: Path) -> None:
     """
     with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as work:
         here = Path(work)
-        pom = importlib.resources.files("hofflight.testing") / "kafka_jars.xml"
-        (here / "pom.xml").write_bytes(pom.read_bytes())
+        (here / "pom.xml").write_bytes(pinned.pom.read_bytes())
         run = _maven(_COPY, here, _FETCH_S)
         if run.returncode:
             first = re.search(r"^\[ERROR\] (.+)$", run.stdout, re.MULTILINE)
             said = first[1] if first else run.stdout.strip()
-            msg = f"Maven could not fetch Kafka's jars: {said[:_SHOWN]}"
+            msg = f"Maven could not fetch the jars {pinned.name}: {said[:_SHOWN]}"
             raise SettingsError(msg, hint=_NETWORK)
-        wrong = damage(here / "jars")
+        wrong = damage(pinned, here / "jars")
         if wrong:
             msg = f"Maven brought another jar than is pinned: {wrong}"
             raise SettingsError(msg, hint="delete that jar in Maven's own repository and try again")
@@ -137,18 +153,3 @@ def _maven(arguments: list[str], folder: Path, seconds: float) -> subprocess.Com
     except subprocess.TimeoutExpired as error:
         msg = f"Maven was not done within {seconds} s"
         raise SettingsError(msg, hint=_NETWORK) from error
-
-
-def _pinned() -> dict[str, str]:
-    """Each jar's sha256, as `sha256sum` writes them."""
-    sums = importlib.resources.files("hofflight.testing") / "kafka_jars.sha256"
-    lines = (line.split() for line in sums.read_text().splitlines())
-    return {name: digest for digest, name in lines}
-
-
-if __name__ == "__main__":
-    try:
-        find_java()  # jars that are there already are of no use without it
-        kafka_jars()
-    except HofError as error:
-        sys.exit(str(error))

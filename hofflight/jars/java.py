@@ -1,4 +1,4 @@
-"""Finds a Java that is new enough for a Kafka broker."""
+"""Finds a Java that is new enough for Kafka's broker and for Spark: both are built for 17."""
 
 from __future__ import annotations
 
