@@ -190,13 +190,13 @@ class _Worker(NamedTuple):
         cluster = cluster_of(settings)
         registry = stack.enter_context(contextlib.closing(open_registry(settings)))
         by_stream = streams_of(groups, registry)
-        counts = await _checked(cluster, by_stream, settings)
+        counts = await checked_topics(cluster, by_stream, settings)
         whole = Store(path)  # of what is not one partition's: stored rows, labels
         whole.require(create=True)
         whole.require_partitions(counts)
         works = {
             number: stack.enter_context(_work(path / str(number), groups, registry, settings))
-            for number in _chosen(partitions, max(counts.values()))
+            for number in chosen_partitions(partitions, max(counts.values()))
         }
         prefix = settings.kafka.prefix
         places = [
@@ -227,7 +227,7 @@ class _Worker(NamedTuple):
         )  # fmt: skip
 
 
-async def _checked(
+async def checked_topics(
     cluster: Cluster, by_stream: Mapping[str, Sequence[FeatureGroup]], settings: Settings
 ) -> dict[str, int]:
     """The number of partitions of each stream's topic.
@@ -295,7 +295,8 @@ def _sealing(path: Path, works: Mapping[int, _Work], settings: Settings) -> Iter
         trim()
 
 
-def _chosen(partitions: Sequence[int] | None, count: int) -> list[int]:
+def chosen_partitions(partitions: Sequence[int] | None, count: int) -> list[int]:
+    """The numbers of partitions that are meant. Raises: SettingsError (HOF-601)."""
     if partitions is None:
         return list(range(count))
     if wrong := [number for number in partitions if not 0 <= number < count]:

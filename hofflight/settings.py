@@ -184,6 +184,8 @@ class KafkaSettings(BaseModel):
     record_bytes_max: Annotated[int, Field(ge=64 * limits.KIB, le=64 * limits.MIB)] = 900_000
     record_rows_max: Positive = 10_000
     features: bool = True  # workers export what they answered
+    # Servers send an empty record behind each that nothing follows: Spark needs it to go on.
+    nudge: bool = False
     deadline_ms: Annotated[int, Field(ge=1, le=3_600_000)] = 2_000
     request_timeout_ms: Annotated[int, Field(ge=100, le=600_000)] = 10_000
     lease_ttl_ms: Annotated[int, Field(ge=500, le=600_000)] = 10_000

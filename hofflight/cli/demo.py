@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import signal
+import sys
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -49,6 +51,70 @@ def flights(
     answered = result["errors"] == 0 and result["answered"] == result["events"]
     proven = _is_proven(result, result["answered"])
     _require(answered and proven and result["oracle_mismatches"] == 0)
+
+
+@app.command()
+def spark(
+    customers: Annotated[int, typer.Option(min=2, help="How many customers.")] = 100,
+    days: Annotated[int, typer.Option(min=1, help="Over how many days.")] = 30,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other transactions.")] = 7,
+    mode: Annotated[
+        Literal["realtime", "microbatch"], typer.Option(help="As `hof spark` has it.")
+    ] = "realtime",
+    json: Json = False,
+) -> None:
+    """Kafka, two servers and Spark in Real-Time Mode: two groups, latencies and parity."""
+    from hofflight.cli.spark_demo import run_spark_demo
+
+    # As SIGINT does by itself: what was started ends in good order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    result = run_spark_demo(customers=customers, days=days, seed=seed, mode=mode)
+    if json:
+        print_json(result)
+    else:
+        _show_spark(result)
+    answered = result["errors"] == 0 and result["answers"] == result["events"]
+    _require(answered and _is_proven(result, result["answers"]))
+
+
+def _show_spark(result: dict[str, Any]) -> None:
+    vectors = result["vectors"]
+    if vectors:
+        columns = ("feature", *(f"customer {v['card_habits.customer']}" for v in vectors))
+        rows = [
+            (name.removeprefix("card_habits."), *(vector[name] for vector in vectors))
+            for name in vectors[0]
+        ]
+        print_table("The last vectors of card_habits, computed by pandas", columns, rows)
+    groups = result["groups"]
+    latency = [
+        (what, kind, *(f"{us / 1_000:.1f}" for us in group["latency_us"][key].values()))
+        for name, group in groups.items()
+        for what, kind, key in (
+            (name, group["functions"], "vector"),
+            ("bare echo, no Kafka", "", "echo"),
+        )
+    ]
+    asked = next(iter(groups.values()))["one_row_requests"]
+    print_table(
+        f"Milliseconds from request to answer, {asked} rows a group, one by one",
+        ("", "functions", "p50", "p90", "p99", "max"),
+        latency,
+    )
+    rates = ", ".join(f"{name} {group['rows_per_s']}" for name, group in groups.items())
+    print(
+        f"{result['events']} events, {result['answers']} answers, {result['errors']} errors, "
+        f"over {result['servers']} servers and {result['partitions']} partitions a group, "
+        f"mode {result['mode']}"
+    )
+    print(f"rows/s in batches: {rates}")
+    print(f"ready after {result['ready_seconds']:.1f} s, all of it {result['seconds']:.1f} s")
+    for name, group in groups.items():
+        print(
+            f"parity: {group['parity_rows']} answers of {name} replayed by DuckDB from the logs of "
+            f"its partitions, {group['parity_mismatches']} mismatches; "
+            f"{group['parity_seconds']:.1f} s"
+        )
 
 
 def _show_cards(result: dict[str, Any]) -> None:

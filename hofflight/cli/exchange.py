@@ -127,6 +127,10 @@ class Latencies:
         values = sorted(value for block in self.blocks for value in block)
         return {f"p{q}": round(_rank(values, q), 1) for q in (50, 90, 99)}
 
+    def longest(self) -> float:
+        """Of all blocks."""
+        return round(max(value for block in self.blocks for value in block), 1)
+
 
 def measure(
     client: Any, view: str, rows: pa.Table, *, block_rows: int, advance: Callable[[int], None]

@@ -6,10 +6,10 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from hofflight.cli.modules import versions_of
 from hofflight.cli.output import progress
 from hofflight.cli.working import partition_numbers
 from hofflight.errors import SettingsError
+from hofflight.features.modules import versions_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

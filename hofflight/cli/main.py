@@ -17,6 +17,7 @@ from hofflight.cli import (
     offline,
     registration,
     serving,
+    sparking,
     stored,
     working,
 )
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    registration.plan, registration.register, serving.serve, working.worker,
+    registration.plan, registration.register, serving.serve, working.worker, sparking.spark,
     stored.materialize, offline.train, stored.model, offline.label, offline.verify,
     offline.backfill,
     inspection.describe, inspection.history, doctor.doctor, health.health,

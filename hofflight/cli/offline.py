@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
-from hofflight.cli.modules import collect
 from hofflight.cli.options import End, Json, Modules, RegistryUrl, Start, Store, named
 from hofflight.cli.output import note, print_json, print_table, progress
 from hofflight.cli.stored import show_dataset
 from hofflight.errors import SettingsError
+from hofflight.features.modules import collect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hofflight.features.group import FeatureGroup
     from hofflight.replay.offline import Offline
     from hofflight.replay.training import TrainingReport
+    from hofflight.settings import Settings
     from hofflight.wire.parity import Explanation, Parity
 
 View = Annotated[
@@ -194,12 +195,14 @@ def backfill(
         print(f"{group}: {done['keys']} keys, after record {done['number']}")
 
 
-def verified(store: Path, groups: Sequence[FeatureGroup], view: str) -> dict[str, Any]:
+def verified(
+    store: Path, groups: Sequence[FeatureGroup], view: str, settings: Settings | None = None
+) -> dict[str, Any]:
     """Parity of a store that a demo filled, as `parity_rows`, `parity_mismatches`, ..."""
     from hofflight.assemble import read_offline
 
     with (
-        read_offline(store, groups) as (offline, _),
+        read_offline(store, groups, settings) as (offline, _),
         progress("verifying", rows_to_verify(offline, view, None)) as advance,
     ):
         parity = offline.verify(view, progress=advance)
@@ -318,7 +321,7 @@ def _split(text: str | None) -> Any:
 
 
 def _function(target: str) -> Any:
-    from hofflight.cli.modules import import_named
+    from hofflight.features.modules import import_named
 
     module, _, name = target.partition(":")
     function = getattr(import_named(module), name, None) if name else None

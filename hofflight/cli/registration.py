@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from hofflight.cli.modules import collect, collect_stored, collect_views
 from hofflight.cli.options import AnyStore, Json, Kafka, RegistryUrl, Target
 from hofflight.cli.output import note, print_json
 from hofflight.clock import SystemClock
 from hofflight.errors import StoreLocked, UnknownView
+from hofflight.features.modules import collect, collect_stored, collect_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

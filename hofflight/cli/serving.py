@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hofflight.cli.modules import collect, collect_stored, collect_views
 from hofflight.cli.options import AnyStore, Json, Kafka, Modules, RegistryUrl
 from hofflight.cli.output import print_json
 from hofflight.cli.signals import stop_on_signal
 from hofflight.errors import SettingsError
+from hofflight.features.modules import collect, collect_stored, collect_views
 from hofflight.observe.events import Events
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ def serve(
     token_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Bearer tokens, one a line.")
     ] = None,
+    nudge: Annotated[
+        bool, typer.Option("--nudge", help="Send what Spark needs to go on behind each record.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Serve over Arrow Flight, a store or, with --kafka, what the workers behind it answer.
@@ -63,6 +66,9 @@ def serve(
         "tokens": read_tokens(token_file) if token_file else None,
     }
     settings = with_kafka(with_registry(settings_of(given, durability), registry), kafka)
+    if nudge:
+        nudging = settings.kafka.model_copy(update={"nudge": True})
+        settings = settings.model_copy(update={"kafka": nudging})
     if store is None:
         _serve_kafka(settings, modules, json=json)
     elif kafka is not None:

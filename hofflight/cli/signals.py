@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -33,3 +33,18 @@ def stop_on_signal() -> Iterator[asyncio.Event]:
     for number in _SIGNALS:
         loop.add_signal_handler(number, begin_to_stop)
     yield stop
+
+
+def set_on_signal(begin_to_stop: Callable[[], object]) -> None:
+    """The same where no loop runs: the first signal calls it, a second one ends the process with 1.
+
+    Thread: the main one.
+    """
+
+    def first(*_: object) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: os._exit(1))
+        begin_to_stop()
+
+    for number in _SIGNALS:
+        signal.signal(number, first)

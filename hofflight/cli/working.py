@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from hofflight.cli.modules import versions_of
 from hofflight.cli.options import Json, Kafka, Modules, RegistryUrl, Store
 from hofflight.cli.output import print_json
 from hofflight.cli.signals import stop_on_signal
 from hofflight.errors import SettingsError
+from hofflight.features.modules import versions_of
 
 
 def worker(

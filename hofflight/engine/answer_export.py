@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from hofflight import limits
@@ -51,6 +50,18 @@ class Outlet(NamedTuple):
     begin: int
 
 
+def next_entries(log: Followed, position: int) -> tuple[list[tuple[int, Entry]], bool]:
+    """Some entries behind a position, and whether there may be more."""
+    found: list[tuple[int, Entry]] = []
+    size = 0
+    for at, entry in log.read_on(position):
+        found.append((at, entry))
+        size += len(entry.answer_body)
+        if len(found) >= _ENTRIES_MAX or size > _BYTES_MAX:
+            return found, True
+    return found, False
+
+
 class AnswerExport:
     """Follows one log. Thread: one event loop's; reading and encoding are done beside it.
 
@@ -89,7 +100,7 @@ class AnswerExport:
 
     async def _step(self) -> bool:
         """Send some entries; whether there may be more."""
-        found = await asyncio.to_thread(self._next)
+        found, _ = await asyncio.to_thread(next_entries, self._log, self._position)
         if not found:
             return False
         entries = [entry for _, entry in found]
@@ -100,16 +111,6 @@ class AnswerExport:
         self.number = last.meta.number
         self.rows += sum(entry.meta.rows for entry in entries)
         return True
-
-    def _next(self) -> list[tuple[int, Entry]]:
-        found: list[tuple[int, Entry]] = []
-        size = 0
-        for position, entry in islice(self._log.read_on(self._position), _ENTRIES_MAX):
-            found.append((position, entry))
-            size += len(entry.answer_body)
-            if size > _BYTES_MAX:
-                break
-        return found
 
     def _encoded(self, entries: Sequence[Entry]) -> list[tuple[str, bytes, Headers]]:
         mine: defaultdict[int, list[Entry]] = defaultdict(list)

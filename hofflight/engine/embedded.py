@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,7 +22,6 @@ from hofflight.errors import (
     TransformTimeout,
     Wedged,
 )
-from hofflight.eventlog.protocol import Entry, EntryMeta
 from hofflight.observe.events import Events
 from hofflight.observe.metrics import named
 
@@ -157,6 +157,33 @@ class Engine:
         elif requests:
             self._submit(self._work_of(requests[0]), requests)
 
+    def skip(self, requests: Sequence[Request], error: HofError) -> None:
+        """Answer requests of one group with an error; the log notes that their rows never count.
+
+        What was counted before gets its recorded answer, what cannot be noted a refusal (HOF-304).
+        """
+        work = self._work_of(requests[0])
+        partition = work.partition
+        known = [r for r in requests if r.store and partition.is_settled(r)]
+        owed = [r for r in requests if not any(r is one for one in known)]
+        if known:
+            self.submit(known)
+        with work.lock:
+            try:
+                partition.mark_void(owed, error)
+            except StorageFailed as failed:
+                error = failed
+        self._answer(work, owed, error)
+
+    def abandon(self) -> None:
+        """End without a write: another process works the logs now. They are its opener's affair."""
+        self._stopping.set()
+        for work in self._works.values():
+            if work.lane is not None:
+                work.lane.stop(self._settings.transform_timeout_ms / 1_000)
+            for writer in work.writers or ():
+                writer.abandon()
+
     def stream_of(self, served: Served) -> str:
         """The log that a view's group reads."""
         return self._by_group[served.group, served.group_version].partition.name
@@ -173,6 +200,11 @@ class Engine:
     def known_offset(self, stream: str) -> int:
         """Up to which offset the log of a stream had entries at the start, -1 for none."""
         return self._works[stream].partition.known_offset
+
+    def repeats(self, stream: str, before: int) -> None:
+        """Records of a stream before an offset come again: what is not known there counts not."""
+        partition = self._works[stream].partition
+        partition.known_offset = max(partition.known_offset, before - 1)
 
     def streams(self) -> dict[str, int]:
         """The logs at work, by name: the number of each one's last record."""
@@ -341,22 +373,11 @@ class Engine:
         timeout_ms = self._settings.transform_timeout_ms
         msg = f"the function of {work.partition.name} did not return within {timeout_ms} ms"
         error = TransformTimeout(msg, hint="the group is refused until the server restarts")
-        number = work.partition.log.last_number() + 1
-        # A mark must not hide that a request of this id was counted long ago.
-        known = work.partition.ids.find
-        kept = [r for r in owed if r.store and not r.is_logged and known(r.id) is None]
-        entries = [
-            Entry(_void(r, number + i, error, self.clock), r.head, r.body, b"", b"")
-            for i, r in enumerate(kept)
-        ]
-        try:
-            if entries:
-                work.partition.log.append(entries)
-        except StorageFailed:
-            pass  # without a mark the rows are not in the log at all: they were never counted
-        for request in owed:
-            runner = work.partition.runners[request.served.group_version]
-            request.finish(refusal(request, runner, error))
+        with contextlib.suppress(
+            StorageFailed
+        ):  # without a mark the rows are not in the log at all
+            work.partition.mark_void(owed, error)
+        self._answer(work, owed, error)
         self._refuse(work, again)
 
     def _refusal(self, work: _Work) -> HofError:
@@ -366,15 +387,10 @@ class Engine:
         return Draining("the store is closed, or closing")
 
     def _refuse(self, work: _Work, requests: Sequence[Request]) -> None:
-        error = self._refusal(work)
+        self._answer(work, requests, self._refusal(work))
+
+    @staticmethod
+    def _answer(work: _Work, requests: Sequence[Request], error: HofError) -> None:
         for request in requests:
             runner = work.partition.runners[request.served.group_version]
             request.finish(refusal(request, runner, error))
-
-
-def _void(request: Request, number: int, error: TransformTimeout, clock: Clock) -> EntryMeta:
-    served = request.served
-    return EntryMeta(
-        number, clock.wall_us(), request.id, 0, served.view, served.version, served.group_version,
-        served.code_hash, error.code, error=error.message, offset=request.offset,
-    )  # fmt: skip

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hofflight import limits
+from hofflight.engine.kafka_answers import awaited, cut, reason
 from hofflight.errors import BadRecord, HofError, WorkerStopped
 from hofflight.eventlog.topics import PREFIX, dead_letters, input_topic
 from hofflight.observe.events import Events
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 _events = Events("hofflight.worker")
 _POLL_MS: Final = 200
-_WORDS_MAX: Final = 1_000
-_HEAD_BYTES: Final = 64  # of an answer, beside its metadata and its batch
 _COMMIT_S: Final = 1.0
 _COMMITTED_S: Final = 5.0
 # Records whose answers are on their way: memory, and what a kill has to answer again.
@@ -43,8 +42,6 @@ _RECORDS_MAX: Final = 500
 _SEND_S: Final = 10.0
 # After so long without any answer that left, another process may do better.
 _UNSENT_S: Final = 60.0
-# Clocks of servers and workers differ; what is later than that nobody waits for.
-_LATE_US: Final = 60_000_000
 
 
 class Place(NamedTuple):
@@ -221,24 +218,20 @@ class Consumer:
             msg = f"a record could not be counted: {refused}"
             self._fail(WorkerStopped(msg, hint="see the log; it goes on from there"))
             return
-        latest_us = self._clock.wall_us() - _LATE_US
-        awaited = {h.call for h, _, _ in record.requests if not 0 < h.deadline_us < latest_us}
-        late = len(answers) - len(awaited)
-        self.counters.expired += late
-        if late:
-            answers = [answer for answer in answers if answer[0] in awaited]
-        if not answers:
+        wanted = awaited(record, answers, self._clock.wall_us())
+        self.counters.expired += len(answers) - len(wanted)
+        if not wanted:
             finish()
             return
-        self.counters.answers += len(answers)
-        self._spawn(self._send(record, answers, finish))
+        self.counters.answers += len(wanted)
+        self._spawn(self._send(record, wanted, finish))
 
     async def _send(
         self, record: RequestRecord, answers: list[CallAnswer], finish: Callable[[], None]
     ) -> None:
         try:
             async with asyncio.timeout(_SEND_S):
-                for part in _cut(answers, self._bytes_max):
+                for part in cut(answers, self._bytes_max):
                     await self._produce(record.reply, 0, *encode_answers(record.epoch, part))
             self._unsent_since_s = None
         except Exception as error:  # noqa: BLE001 whoever waits asks again, with the same id
@@ -261,18 +254,16 @@ class Consumer:
     ) -> None:
         """Keep a record that is none as it came, with the reason."""
         self.counters.dead_letters += 1
-        about = {
-            "hof-error": error.message[:_WORDS_MAX], "hof-code": error.code,
-            "hof-topic": self._topic(place), "hof-partition": str(place.number),
-            "hof-offset": str(record.offset), "hof-timestamp-ms": str(record.timestamp),
-        }  # fmt: skip
-        headers = [*record.headers, *((name, text.encode()) for name, text in about.items())]
+        why = reason(
+            error, self._topic(place), place.number, record.offset, record.timestamp
+        )  # fmt: skip
+        headers = [*record.headers, *why]
         _events.warning("dead_letter", topic=self._topic(place), partition=place.number,
                         offset=record.offset, error=error.message)  # fmt: skip
         topic = dead_letters(self._prefix)
         try:
             async with self._burying:  # in the order in which they lay
-                await self._keep(topic, record.value, headers, len(about))
+                await self._keep(topic, record.value, headers, len(why))
         except Exception as failed:  # noqa: BLE001 it must not be passed over unseen
             msg = f"{topic} does not take a record: {type(failed).__name__}: {failed}"
             self._fail(WorkerStopped(msg, hint="the record is read again by the next start"))
@@ -342,20 +333,6 @@ class Consumer:
         self._failed = self._failed or error
         self._stop.set()
         self._room.set()
-
-
-def _cut(answers: list[CallAnswer], bytes_max: int) -> list[list[CallAnswer]]:
-    """As many together as a record may hold."""
-    parts: list[list[CallAnswer]] = [[]]
-    size = 0
-    for answer in answers:
-        own = _HEAD_BYTES + sum(map(len, answer[1:]))
-        if parts[-1] and size + own > bytes_max:
-            parts.append([])
-            size = 0
-        parts[-1].append(answer)
-        size += own
-    return parts
 
 
 class _Progress:

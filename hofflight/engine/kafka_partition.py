@@ -66,6 +66,28 @@ class PartitionWorker:
         It gets the answers, and the first code of a refusal (HOF-3xx), "" without one: what the
         engine refused is not answered but read again by the next start.
         """
+        requests = self._requests(stream, offset, record, done)
+        if requests:
+            self.engine.submit(requests)
+
+    def skip(
+        self, stream: str, offset: int, record: RequestRecord,
+        done: Callable[[list[CallAnswer], str], None], error: HofError,
+    ) -> None:  # fmt: skip
+        """Answer a record's requests with an error, and never count their rows."""
+        requests = self._requests(stream, offset, record, done)
+        if requests:
+            self.engine.skip(requests, error)
+
+    def repeats(self, stream: str, before: int) -> None:
+        """Records before an offset come again: none counts that the log does not know by its id."""
+        self.engine.repeats(stream, before)
+
+    def _requests(
+        self, stream: str, offset: int, record: RequestRecord,
+        done: Callable[[list[CallAnswer], str], None],
+    ) -> list[Request]:  # fmt: skip
+        """A record's requests; those that are none are answered at once."""
         answering = _Answering(len(record.requests), self._answer_bytes_max, done)
         # A server with a wrong clock must not make ids old that came a moment ago.
         arrival_us = min(record.arrival_us, self.engine.clock.wall_us() + _AHEAD_US)
@@ -94,8 +116,7 @@ class PartitionWorker:
                     places=head.places,
                 )
             )
-        if requests:
-            self.engine.submit(requests)
+        return requests
 
     def _served(self, stream: str, head: RequestHead) -> Served:
         served = self.engine.bind(head.view, head.version)

@@ -11,7 +11,16 @@ from hofflight.wire.envelope import OK, AnswerMeta
 
 if TYPE_CHECKING:
     from hofflight.engine.runner import Runner
-    from hofflight.eventlog.protocol import Entry, Request
+    from hofflight.eventlog.protocol import Entry, EntryMeta, Request
+
+
+def is_open(meta: EntryMeta, request: Request) -> bool:
+    """Whether what is recorded is no outcome, so that the request is a new try.
+
+    The same Kafka record again is none: it would hang again.
+    """
+    is_indefinite = issubclass(by_code().get(meta.code, HofError), Indefinite)
+    return is_indefinite and (request.offset == -1 or request.offset > meta.offset)
 
 
 def recorded_answer(entry: Entry, request: Request, runner: Runner) -> Answer | None:
@@ -28,11 +37,9 @@ def recorded_answer(entry: Entry, request: Request, runner: Runner) -> Answer | 
         msg = f"request id {meta.id.hex()} was used for another payload"
         raise IdReused(msg, hint="make a new id for every new event; reuse it only to retry")
     if meta.code != OK:
-        error = by_code().get(meta.code, HofError)
-        # The same Kafka record again is no new try: it would hang again.
-        if issubclass(error, Indefinite) and (request.offset == -1 or request.offset > meta.offset):
+        if is_open(meta, request):
             return None
-        raise error(meta.error)
+        raise by_code().get(meta.code, HofError)(meta.error)
     if meta.group_version != runner.group.version:
         msg = f"request id {meta.id.hex()} was answered by version {meta.group_version}"
         raise IdReused(f"{msg} of {runner.group.name}, this view asks for {runner.group.version}")

@@ -43,7 +43,8 @@ class SnapshotWriter:
         directory.mkdir(parents=True, exist_ok=True)
         self._runner = runner
         self._path = directory / f"v{runner.group.version}-{number:019d}.snap"
-        self._temporary = self._path.with_suffix(".tmp")
+        # A process that was away may still hold one of this number, and write when it lets go.
+        self._temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
         self._file = self._temporary.open("wb")
         self._file.write(MAGIC)
         self._keys = iter(list(runner.state.keys))

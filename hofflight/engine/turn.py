@@ -17,7 +17,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from hofflight.engine.recorded import recorded_answer
+from hofflight.engine.recorded import is_open, recorded_answer
 from hofflight.engine.replies import answer_of, refusal
 from hofflight.errors import (
     AnsweredTooLate,
@@ -126,6 +126,33 @@ class Partition:
             for version, runner in self.runners.items():
                 if version != but and runner.folded < entry.meta.number:
                     runner.fold(entry)
+
+    def mark_void(self, requests: Sequence[Request], error: HofError) -> None:
+        """Note in the log that these rows never count, save those of which it says what became.
+
+        Raises: StorageFailed (HOF-304).
+        """
+        number = self.log.last_number() + 1
+        kept = [r for r in requests if r.store and not r.is_logged and not self.is_settled(r)]
+        metas = [
+            EntryMeta(
+                number + i, self.clock.wall_us(), r.id, 0, r.served.view, r.served.version,
+                r.served.group_version, r.served.code_hash, error.code, error=error.message,
+                offset=r.offset,
+            )
+            for i, r in enumerate(kept)
+        ]  # fmt: skip
+        if metas:
+            positions = self.log.append(
+                [Entry(m, r.head, r.body, b"", b"") for m, r in zip(metas, kept, strict=True)]
+            )
+            for meta, at in zip(metas, positions, strict=True):
+                self.ids.add(meta.id, at, number=meta.number, arrival_us=meta.arrival_us)
+
+    def is_settled(self, request: Request) -> bool:
+        """Whether the log says what became of the rows, and no more is tried."""
+        position = self.ids.find(request.id)
+        return position is not None and not is_open(self.log.entry_at(position).meta, request)
 
     def _decode_all(
         self, requests: Sequence[Request], now_s: float, works: list[Work]

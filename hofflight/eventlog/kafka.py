@@ -24,13 +24,13 @@ from aiokafka.errors import (
     for_code,
 )
 
-from hofflight.errors import KafkaUnavailable, SettingsError, TopicProblem
+from hofflight.errors import HistoryMissing, KafkaUnavailable, SettingsError, TopicProblem
 from hofflight.eventlog.kafka_reading import POLL_MS, PartitionReader, SteadyConsumer
 from hofflight.eventlog.kafka_writing import SteadyProducer, stopped
 from hofflight.eventlog.topics import TopicSpec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 
     from hofflight.settings import KafkaSettings
 
@@ -124,6 +124,22 @@ class Cluster:
             raise TopicProblem(f"topic {topic} is missing", hint="`hof register` makes it")
         async with self._reading([TopicPartition(topic, 0)]) as readers:
             yield readers[0]
+
+    async def records(self, topic: str, number: int, begin: int, end: int) -> AsyncGenerator[Any]:
+        """The records of a partition between two offsets, what cannot be decoded left out.
+
+        begin: 0 takes what is still there. Raises: HistoryMissing (HOF-508), those at `begin` are
+        gone; KafkaUnavailable (HOF-512).
+        """
+        async with self._reading([TopicPartition(topic, number)]) as readers:
+            reader = readers[0]
+            if 0 < begin < reader.begin:
+                msg = f"{topic}/{number} begins at {reader.begin}, rows are counted to {begin}"
+                hint = "restore the store, or make a new version of the group"
+                raise HistoryMissing(msg, hint=hint)
+            async for _, record in reader.read(max(begin, reader.begin), min(end, reader.end)):
+                if record is not None:
+                    yield record
 
     async def tails(
         self, places: Sequence[tuple[str, int]], length: int

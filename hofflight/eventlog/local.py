@@ -104,6 +104,21 @@ class LogReader:
                             heads[at] = frame_at(aside, at).payload[1:]
                     yield _position(number, frame.offset), decode_entry(frame.payload, heads)
 
+    def position_before(self, offset: int) -> int:
+        """A position behind which is every entry of Kafka records from `offset` on, and no other.
+
+        Offsets ascend: the last segment that begins before it has the place.
+        """
+        for _, first, _ in reversed(self.segments()):
+            before = 0
+            for position, meta in self.read_meta(first - 1):
+                if meta.offset >= offset:
+                    break
+                before = position
+            if before:
+                return before
+        return 0
+
     def bytes_after(self, number: int) -> int:
         """Size of the segments that begin after a number; names and sizes alone, nothing is read.
 
@@ -290,6 +305,13 @@ class LocalLog(LogReader):
         if removed:
             sync_path(self.directory)
         return removed
+
+    def abandon(self) -> None:
+        """Let go of the file as it is: it is another process's."""
+        with self._lock:
+            segment, self._segment = self._segment, None
+            if segment is not None:
+                segment.abandon()
 
     def close(self) -> None:
         """Make everything durable and let go of the file."""

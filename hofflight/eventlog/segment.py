@@ -77,3 +77,9 @@ class Segment:
             os.fdatasync(self._fd)
         finally:
             os.close(self._fd)
+
+    def abandon(self) -> None:
+        """Close the file and change nothing of it."""
+        if self._map is not None:
+            self._map.close()
+        os.close(self._fd)

@@ -11,8 +11,9 @@ Rows are decoded only where a client did not say to which partition they belong.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hofflight.errors import (
     BadRecord,
@@ -35,10 +36,10 @@ from hofflight.server.pending import Gathering, Pending
 from hofflight.server.routes import Route
 from hofflight.wire import envelope
 from hofflight.wire.ipc import empty_message, join_message
-from hofflight.wire.kafka_record import RequestHead, decode_answers
+from hofflight.wire.kafka_record import NUDGE, RequestHead, decode_answers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from hofflight.clock import Clock
     from hofflight.eventlog.protocol import Produce
@@ -57,6 +58,7 @@ class KafkaCounters:
 
     foreign: answers that no call here waits for. bad: records of answers that are none. expired:
     requests without an answer in time. failed: those whose record the brokers did not take.
+    nudges: empty records, for Spark.
     """
 
     records: int = 0
@@ -66,6 +68,7 @@ class KafkaCounters:
     bad: int = 0
     expired: int = 0
     failed: int = 0
+    nudges: int = 0
 
 
 @dataclass(slots=True)
@@ -210,29 +213,31 @@ class KafkaWorker:
 
     # --- 2 ---
 
-    def _send(self, key: tuple[str, int], route: Route) -> None:
-        """Let what waits for a partition leave, unless a record of it is under way."""
+    def _send(self, key: tuple[str, int], route: Route) -> bool:
+        """Let what waits for a partition leave, unless a record is under way; whether one does."""
         queue = self._queues[key]
         leaving, expired = queue.take(self._clock.monotonic_s())
         for item in expired:
             error = DeadlinePassed("the deadline passed before the request could leave")
             self._fail(item.call, error)
         if not leaving:
-            return
+            return False
         place = self._place
         if place is None or self._clock.monotonic_s() >= place.until_s:
             queue.done()
             for item in [*leaving, *queue.clear()]:
                 self._fail(item.call, NotReady("the server lost its topic for answers"))
-            return
+            return False
         heads = [(self._heads.pop(item.call), item.message) for item in leaving]
         value, headers = route.framing.encode(
             self._clock.wall_us(), place.topic, place.epoch, heads
         )
         self.counters.records += 1
-        task = asyncio.get_running_loop().create_task(
-            self._sent(key, route, [item.call for item in leaving], value, headers)
-        )
+        self._keep(self._sent(key, route, [item.call for item in leaving], value, headers))
+        return True
+
+    def _keep(self, sending: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(sending)
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 
@@ -240,8 +245,13 @@ class KafkaWorker:
         self, key: tuple[str, int], route: Route, calls: list[int], value: bytes, headers: Headers
     ) -> None:
         """Until the brokers have it. What may have landed is not known not to have."""
+        # What waits will be the next record, and do as well; unless it is late by then.
+        has_next = len(self._queues[key]) > 0
         try:
-            await self._produce(*key, value, headers)
+            record = asyncio.ensure_future(self._produce(*key, value, headers))
+            if self._settings.nudge and not has_next:
+                self._keep(self._nudge(key))
+            await record
         except self._definite as error:
             self._failed(calls, BadRequest(f"the brokers refused the record: {error}"))
         except Exception as error:  # noqa: BLE001 whatever it was, its callers are owed an answer
@@ -249,7 +259,14 @@ class KafkaWorker:
             msg = f"the record may have been lost, or not: {text}"
             self._failed(calls, Indefinite(msg, hint="ask again with the same request id"))
         self._queues[key].done()
-        self._send(key, route)
+        if not self._send(key, route) and has_next and self._settings.nudge:
+            self._keep(self._nudge(key))
+
+    async def _nudge(self, key: tuple[str, int]) -> None:
+        """Send what makes Spark go on: its source hands over a record when it sees the next one."""
+        self.counters.nudges += 1
+        with contextlib.suppress(Exception):  # the record itself says what is wrong
+            await self._produce(*key, None, NUDGE)
 
     def _failed(self, calls: list[int], error: HofError) -> None:
         self.counters.failed += len(calls)

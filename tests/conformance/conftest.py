@@ -22,6 +22,7 @@ from hofflight.wire.ipc import encode_batch, join_message
 from hofflight.wire.kafka_record import Framing, RequestHead, decode_answers, encode_answers
 from hofflight.wire.rows import to_batch
 from tests.conformance.registries import PostgresPlace, SqlitePlace
+from tests.unit.spark_bridge.partitions import World
 
 # --- engines: (group, rows) -> (late, overflowed windows, {column: value}) of each row
 
@@ -133,15 +134,34 @@ def records_worked(group, rows, directory):
             )  # fmt: skip
             answers = decode_answers(*encode_answers(1, answered.result(10))).answers
             for found in sorted(answers, key=lambda one: one[0].call):
-                yield worker_outcome(group, *found)
+                head, batch, body = found
+                yield worker_outcome(group, read_answer(head.meta), batch, body)
     finally:
         engine.close()
         sync.stop()
         registry.close()
 
 
-def worker_outcome(group, head, batch, body):
-    meta = read_answer(head.meta)
+def spark_worker(group, rows, directory):
+    """As Arrow batches of Spark's, two requests a record; by another Python worker now and then."""
+    world = World(directory, group, clock=SystemClock())
+    try:
+        for start in range(0, len(rows), 2):
+            asked = enumerate(rows[start : start + 2], start=start)
+            world.ask(*((number, to_batch(row, group.input)) for number, row in asked))
+        worker = world.worker()
+        for offset in range(world.next_offset):
+            if offset % 3 == 2:
+                worker.kill()
+                worker = world.worker()
+            world.trigger(worker, offset, offset + 1)
+        answers = sorted(world.answers(), key=lambda answer: answer.call)
+        return [worker_outcome(group, one.meta, one.head, one.body) for one in answers]
+    finally:
+        world.close()
+
+
+def worker_outcome(group, meta, batch, body):
     assert meta.code == "OK", meta.error
     over = [name.split(".")[1] for name, status in meta.status.items() if status == "OVERFLOW"]
     schema = implicit_view(group).schema(group)
@@ -157,6 +177,7 @@ ENGINES = {
     "kernel replay": kernel_replay,
     "duckdb replay": duckdb_replay,
     "kafka worker": kafka_worker,
+    "spark worker": spark_worker,
 }
 
 

@@ -82,6 +82,18 @@ class KafkaPlace:
             yield process
 
     @contextmanager
+    def sparking(self, *options, group="card_tx", modules="features", store="worker", **more):
+        """`hof spark`: the process, ended in good order so that no JVM is left."""
+        command = [*COMMAND, "spark", "--json", "--group", group, "--modules", modules]
+        command += ["--store", store, *options]
+        with self.started(command, 100, **more) as (process, _):
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    ended(process)
+
+    @contextmanager
     def started(self, command, wait_s, **more):
         """A process that has said that it is ready, and what it said."""
         with self.process(command, **more) as process:

@@ -1,12 +1,16 @@
 """Snapshots shorten a restart and change no answer: taken while serving, damaged, or missing."""
 
+import os
 import random
 import uuid
+from contextlib import nullcontext
 
 import pyarrow as pa
 import pytest
 
 import hofflight as hof
+from hofflight.engine.runner import Runner
+from hofflight.engine.snapshot import SnapshotWriter, load_snapshot, write_snapshot
 
 S = 1_000_000
 INPUT = {"card": pa.int64(), "shop": pa.string(), "ts": hof.TIMESTAMP, "x": pa.float64()}
@@ -101,6 +105,20 @@ def test_closing_writes_a_snapshot_and_at_most_two_are_kept(stores):
         app.close()
         assert 1 <= len(snapshots(app)) <= 2
         assert list(snapshots(app)[-1].parent.glob("*.tmp")) == []
+
+
+def test_a_snapshot_that_another_process_left_half_is_not_written_into(tmp_path):
+    """It may still have the file open, and write to it when it ends: of the same log and number."""
+    runner = Runner(make_group(), nullcontext())
+    runner.folded = 7
+    writer = SnapshotWriter(runner, tmp_path, number=7, ids_after=0)
+    (half,) = tmp_path.iterdir()
+    others = tmp_path / half.name.replace(str(os.getpid()), "1")
+    writer.abandon()
+    others.write_bytes(b"half")
+    write_snapshot(runner, tmp_path)
+    assert others.read_bytes() == b"half"
+    assert load_snapshot(Runner(make_group(), nullcontext()), tmp_path, 7) == 7
 
 
 def damage(path, how):

@@ -306,3 +306,75 @@ def test_other_files_in_the_directory_are_left_alone(open_log, entry):
     assert numbers(log) == [1]
     assert numbers(open_log()) == [1]
     assert {p.name for p in log.directory.iterdir()} >= set(strangers)
+
+
+# --- a log whose entries came over Kafka ----------------------------------------------------------
+
+
+def at_offset(entry, number, offset):
+    made = entry(number)
+    made.meta.offset = offset
+    return made
+
+
+def offsets_behind(log, position):
+    return [entry.meta.offset for _, entry in log.read_on(position)]
+
+
+@pytest.mark.parametrize("segment_bytes", [None, 300, 1_000])
+def test_behind_the_position_before_an_offset_are_all_entries_from_it_on(
+    open_log, entry, segment_bytes
+):
+    """And none before it, wherever segments begin; a record may have several entries, or none."""
+    log = open_log(segment_bytes=segment_bytes)
+    offsets = [1, 1, 1, 2, 5, 5, 6, 9, 9, 9, 9, 12, 13, 20]
+    for number, offset in enumerate(offsets, 1):
+        log.append([at_offset(entry, number, offset)])
+    for offset in range(23):
+        found = offsets_behind(log, log.position_before(offset))
+        assert found == [one for one in offsets if one >= offset]
+
+
+def test_the_position_before_any_offset_of_an_empty_log_is_its_begin(open_log, entry):
+    log = open_log()
+    assert log.position_before(7) == 0
+    log.append([at_offset(entry, 1, 7)])
+    assert offsets_behind(log, 0) == [7]
+
+
+def test_the_position_before_an_offset_that_was_trimmed_is_the_begin_of_what_is_left(
+    open_log, entry
+):
+    log = open_log(segment_bytes=300)
+    for number in range(1, 31):
+        log.append([at_offset(entry, number, number)])
+    log.trim(15)
+    first = log.first_number()
+    assert first > 5
+    assert offsets_behind(log, log.position_before(2)) == list(range(first, 31))
+
+
+def test_a_log_that_was_given_up_changes_nothing_and_takes_nothing(open_log, entry, tmp_path):
+    """It is another process's by then: no cut, no byte."""
+    log = open_log()
+    fill(log, entry, 3)
+    other = open_log()
+    fill(other, entry, 2, start=4)
+    path = the_segment(other)
+    before = path.read_bytes()
+    log.abandon()
+    assert path.read_bytes() == before
+    with pytest.raises(StorageFailed, match="HOF-304"):
+        log.append([entry(4)])
+    fill(other, entry, 1, start=6)
+    assert numbers(open_log()) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_log_that_was_given_up_is_given_up_once(open_log, entry):
+    log = open_log()
+    fill(log, entry, 1)
+    for _ in range(2):
+        log.abandon()
+    log.sync()
+    log.close()
+    assert numbers(open_log()) == [1]

@@ -634,3 +634,84 @@ def test_a_value_of_the_request_is_never_touched():
         await settle()
 
     asyncio.run(main())
+
+
+# --- nudges ---------------------------------------------------------------------------------------
+
+
+def kinds(server, partition=0):
+    """What left for a partition: the numbers of a record's requests, or "nudge"."""
+    framing = Framing(GROUP.input)
+    found = []
+    for record in server.topics.records[TOPIC, partition]:
+        read = framing.decode(record.value, record.headers)
+        ids = [] if read is None else [head.id for head, _, _ in read.requests]
+        found.append([int.from_bytes(one, "big") for one in ids] if ids else "nudge")
+    return found
+
+
+@served
+async def test_behind_a_record_comes_a_nudge():
+    """Spark's source hands a record over when it sees the next one."""
+    server = Server(nudge=True)
+    server.ask(1, (A[0], 0))
+    server.ask(2, (B[0], 0))
+    await settle()
+    assert kinds(server) == [[1], "nudge"]
+    assert kinds(server, 1) == [[2], "nudge"]
+    (_, nudge) = server.topics.records[TOPIC, 0]
+    assert (nudge.value, dict(nudge.headers)) == (None, {"hof-v": b"1", "hof-kind": b"nudge"})
+    assert server.worker.counters.nudges == 2
+    assert server.worker.counters.records == 2
+
+
+@served
+async def test_without_the_setting_there_is_none():
+    """A worker needs none, and each is a record that brokers keep."""
+    server = Server()
+    server.ask(1, (A[0], 0))
+    await settle()
+    assert kinds(server) == [[1]]
+    assert server.worker.counters.nudges == 0
+
+
+@served
+async def test_a_record_that_another_follows_needs_no_nudge():
+    """The next record is one; only the last of them is followed by nothing."""
+    server = Server(fault=lambda topic, partition: 0.01, nudge=True)
+    server.ask(1, (A[0], 0))
+    server.ask(2, (A[0], 1))
+    server.ask(3, (A[0], 2))
+    await asyncio.sleep(0.2)
+    assert kinds(server) == [[1], [2, 3], "nudge"]
+
+
+@served
+async def test_a_record_whose_follower_never_left_gets_its_nudge():
+    """What waited behind it was late: without a nudge its own answers would wait for a stranger."""
+    server = Server(fault=lambda topic, partition: 0.05, nudge=True)
+    server.ask(1, (A[0], 0))
+    server.ask(2, (A[0], 1), deadline_s=server.clock.now_s + 1)
+    await settle()
+    server.clock.advance(2)
+    await asyncio.sleep(0.3)
+    assert kinds(server) == [[1], "nudge"]
+    assert list(server.codes()) == [2]
+
+
+@pytest.mark.parametrize("fault", ["lost", "refused"])
+def test_a_nudge_that_fails_is_nobodys_affair(fault):
+    """Its record says what is wrong, if anything is."""
+
+    async def main():
+        faults = iter(["ok", fault])
+        server = Server(fault=lambda topic, partition: next(faults), nudge=True)
+        server.ask(1, (A[0], 0))
+        await settle()
+        assert kinds(server) == [[1]]
+        assert server.codes() == {}
+        server.answer()
+        assert server.codes() == {1: "OK"}
+        assert server.is_empty()
+
+    asyncio.run(main())

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from hofflight.cli.modules import collect, collect_views
 from hofflight.errors import DefinitionError, InvalidDuration, SettingsError
+from hofflight.features.modules import collect, collect_views
 
 GROUP = """
 {name} = hof.feature_group(

@@ -1,0 +1,1 @@
+"""The engine under Spark: one query a partition, one Python worker a query."""

@@ -1,0 +1,100 @@
+"""An application: the queries of its partitions, each started again by itself when it ends.
+
+What cannot go on in this process, as when its JVM died, ends it; whoever started it starts another
+(`supervisor.py`). Nothing is lost with it: checkpoint and state are on disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from hofflight.errors import WorkerStopped
+from hofflight.observe.events import Events
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from hofflight.clock import Clock
+    from hofflight.spark_bridge.executor_side import Place
+
+_events = Events("hofflight.spark")
+_BACKOFF_S: Final = 1.0
+_BACKOFF_S_MAX: Final = 30.0
+# A query that ran for so long did well: the next failure is another one.
+_WELL_S: Final = 60.0
+# As often without that: it does not get better by itself.
+_FAILURES_MAX: Final = 10
+_SHOWN: Final = 2_000
+
+
+@dataclass(slots=True)
+class _Running:
+    """A place and its query; None where it waits for its next start."""
+
+    place: Place
+    query: Any = None
+    started_s: float = 0.0
+    failures: int = 0
+    again_s: float = 0.0
+
+
+class Application:
+    """Keeps queries running. Thread: one. start: starts a place's query."""
+
+    def __init__(
+        self, places: Sequence[Place], start: Callable[[Place], Any], clock: Clock
+    ) -> None:
+        self._all = [_Running(place) for place in places]
+        self._start = start
+        self._clock = clock
+        self.restarts = 0
+
+    def start(self) -> None:
+        """Start every query. Raises: whatever Spark says of the first that does not start."""
+        for running in self._all:
+            self._begin(running)
+
+    def look(self) -> None:
+        """Start again what ended, after a while.
+
+        Raises: WorkerStopped (HOF-514), one ends again and again; whatever a dead JVM makes of it.
+        """
+        now_s = self._clock.monotonic_s()
+        for running in self._all:
+            if running.query is not None and not running.query.isActive:
+                self._ended(running, now_s)
+            elif running.query is None and now_s >= running.again_s:
+                self.restarts += 1
+                self._begin(running)
+
+    def stop(self) -> None:
+        """End every query: records that were not committed come again at the next start."""
+        for running in self._all:
+            if running.query is not None:
+                running.query.stop()
+
+    def _begin(self, running: _Running) -> None:
+        running.query = self._start(running.place)
+        running.started_s = self._clock.monotonic_s()
+
+    def _ended(self, running: _Running, now_s: float) -> None:
+        why = reason_of(running.query.exception())
+        if now_s - running.started_s > _WELL_S:
+            running.failures = 0
+        running.failures += 1
+        place = running.place
+        _events.error("query_ended", topic=place.topic, partition=place.number, error=why)
+        if running.failures >= _FAILURES_MAX:
+            msg = f"the query of {place.topic}/{place.number} ended {running.failures} times: {why}"
+            raise WorkerStopped(msg, hint="what it ends of is in the log")
+        running.query = None
+        running.again_s = now_s + min(_BACKOFF_S * 2 ** (running.failures - 1), _BACKOFF_S_MAX)
+
+
+def reason_of(error: object) -> str:
+    """What a person needs of Spark's exception: our own error in it, else its first line."""
+    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
+    ours = [line for line in lines if "HOF-" in line]
+    # The last line of a traceback in Python has the error itself.
+    return (ours[-1] if ours else lines[0] if lines else "it ended")[:_SHOWN]

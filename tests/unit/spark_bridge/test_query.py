@@ -1,0 +1,87 @@
+"""Our settings of a cluster as Kafka's Java client takes them."""
+
+import pytest
+
+from hofflight.settings import KafkaSettings
+from hofflight.spark_bridge.query import kafka_options
+
+
+def options(**settings):
+    return kafka_options(KafkaSettings(bootstrap="a:1,b:2", **settings))
+
+
+def login(**settings):
+    return options(security="SASL_SSL", username="me", **settings)["kafka.sasl.jaas.config"]
+
+
+@pytest.fixture
+def pem(tmp_path):
+    """A file for each part, with its own name in it."""
+
+    def make(name):
+        path = tmp_path / name
+        path.write_text(f"-----BEGIN {name}-----\n")
+        return path
+
+    return make
+
+
+def test_without_security_there_is_only_an_address():
+    assert options() == {
+        "kafka.bootstrap.servers": "a:1,b:2",
+        "kafka.security.protocol": "PLAINTEXT",
+    }
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "module"),
+    [
+        ("PLAIN", "plain.PlainLoginModule"),
+        ("SCRAM-SHA-256", "scram.ScramLoginModule"),
+        ("SCRAM-SHA-512", "scram.ScramLoginModule"),
+    ],
+)
+def test_each_mechanism_has_its_login(mechanism, module):
+    found = options(
+        security="SASL_PLAINTEXT", username="me", password="secret", sasl_mechanism=mechanism
+    )
+    assert found["kafka.sasl.mechanism"] == mechanism
+    assert found["kafka.sasl.jaas.config"] == (
+        f'org.apache.kafka.common.security.{module} required username="me" password="secret";'
+    )
+
+
+@pytest.mark.parametrize(
+    ("secret", "written"),
+    [
+        ('a"b', r'"a\"b"'),
+        ("a\\b", r'"a\\b"'),
+        ('";evil="1', r'"\";evil=\"1"'),
+        ("a;b c='d'", "\"a;b c='d'\""),
+        ("\\", r'"\\"'),
+        ("ü€", '"ü€"'),
+    ],
+)
+def test_a_password_is_one_value_whatever_is_in_it(secret, written):
+    """Else the rest of it would be options of the login, and in the client's log."""
+    assert login(password=secret).endswith(f"password={written};")
+
+
+def test_certificates_are_given_as_text(pem):
+    """Files of the driver's machine are none of an executor's."""
+    found = options(
+        security="SSL", tls_ca=pem("ca"), tls_certificate=pem("certificate"), tls_key=pem("key")
+    )
+    assert {name: found[name] for name in found if ".ssl." in name} == {
+        "kafka.ssl.truststore.type": "PEM",
+        "kafka.ssl.truststore.certificates": "-----BEGIN ca-----\n",
+        "kafka.ssl.keystore.type": "PEM",
+        "kafka.ssl.keystore.certificate.chain": "-----BEGIN certificate-----\n",
+        "kafka.ssl.keystore.key": "-----BEGIN key-----\n",
+    }
+
+
+def test_a_cluster_that_knows_us_by_a_password_gets_no_certificate(pem):
+    found = options(security="SASL_SSL", username="me", password="x", tls_ca=pem("ca"))
+    assert not [name for name in found if "keystore" in name]
+    assert found["kafka.ssl.truststore.certificates"] == "-----BEGIN ca-----\n"
