@@ -18,12 +18,15 @@ FAST_LANES := $(wildcard tests/house tests/unit tests/conformance)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: setup demo test check bench soak jars lint lock clean help postgres
+.PHONY: setup demo demo-spark test check bench soak jars lint lock clean help postgres
 
 setup: $(COMPLETE) $(VENV)/.stamp-project ## install every extra into .venv
 
 demo: $(FOR_DEMO) $(VENV)/.stamp-project ## card transactions become feature vectors, end to end
 	$(BIN)/hof demo cards
+
+demo-spark: jars $(VENV)/.stamp-project ## the same over Kafka and Spark: two servers, two groups, every answer proven
+	$(BIN)/hof demo spark
 
 test: setup postgres jars lint ## everything but soak: lint, types, import contracts, the whole suite
 	$(BIN)/python -m pytest -m "not soak"
@@ -35,11 +38,12 @@ soak: setup jars ## the long repetitions, and property tests with many more exam
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m soak --timeout 3600
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m "not soak" --timeout 3600 $(wildcard tests/property)
 
-bench: setup jars ## four JSON lines: serving beside a bare echo, replay beside the naive query, the join, Kafka
+bench: setup jars ## five JSON lines: serving beside a bare echo, replay beside the naive query, the join, Kafka, Spark
 	$(BIN)/python benchmarks/bench_exchange.py --json
 	$(BIN)/python benchmarks/bench_replay.py --json
 	$(BIN)/python benchmarks/bench_join.py --json
 	$(BIN)/python benchmarks/bench_kafka.py --json
+	$(BIN)/python benchmarks/bench_spark.py --json
 
 # Tests wait for no download. Debian's root may add what is missing; others are told what it is.
 jars: setup ## jars into the user's cache, checked: Kafka's broker for tests, Spark's connector to Kafka
@@ -68,7 +72,7 @@ clean: ## remove .venv, caches and build products
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 	@echo "Another Python (3.11 or newer): make clean, then PYTHON=python3.12 make setup"
 
 # --- how .venv comes to be -------------------------------------------------------------------------

@@ -39,7 +39,7 @@ from hofflight.transform.plan import GroupPlan
 from hofflight.transform.state_codec import load_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import pyarrow as pa
 
@@ -117,11 +117,13 @@ def interleaved(
     return times
 
 
-def percentiles(times: dict[str, list[list[float]]]) -> dict[str, dict[str, float]]:
-    """p50 and p99 of each lane over all blocks, in microseconds."""
+def percentiles(
+    times: dict[str, list[list[float]]], percents: Sequence[float] = (50, 99)
+) -> dict[str, dict[str, float]]:
+    """p50 and p99, or others, of each lane over all blocks, in microseconds."""
     return {
         f"{name}_us": {
-            f"p{p}": round(float(np.percentile(np.concatenate(found), p)), 1) for p in (50, 99)
+            f"p{p}": round(float(np.percentile(np.concatenate(found), p)), 1) for p in percents
         }
         for name, found in times.items()
     }

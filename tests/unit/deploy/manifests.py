@@ -23,9 +23,11 @@ def named(kind, name):
 
 SERVE = named("Deployment", "hofflight-serve")
 WORKER = named("StatefulSet", "hofflight-worker-card-tx")
+SPARK = named("StatefulSet", "hofflight-spark-card-tx")
 REGISTER = named("Job", "hofflight-register")
 SETTINGS = named("ConfigMap", "hofflight-settings")["data"]
-RUNNING = [SERVE, WORKER, REGISTER]
+RUNNING = [SERVE, WORKER, SPARK, REGISTER]
+NAMES = ["serve", "worker", "spark", "register"]
 
 
 def pod_of(resource):

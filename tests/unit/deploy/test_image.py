@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 
-from tests.unit.deploy.manifests import REGISTER, REPO, SERVE, WORKER, container_of, pod_of
+from tests.unit.deploy.manifests import NAMES, REPO, RUNNING, SERVE, container_of, pod_of
 
 TEXT = (REPO / "Dockerfile").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -101,7 +101,7 @@ def test_the_entrypoint_is_hof_itself_so_that_signals_reach_it():
     assert rest_of("STOPSIGNAL", LAST_STAGE) == ["SIGTERM"]
 
 
-@pytest.mark.parametrize("resource", [SERVE, WORKER, REGISTER], ids=["serve", "worker", "register"])
+@pytest.mark.parametrize("resource", RUNNING, ids=NAMES)
 def test_the_user_is_a_number_that_is_not_root_and_the_one_of_the_pods(resource):
     (user,) = rest_of("USER", LAST_STAGE)
     context = pod_of(resource)["securityContext"]

@@ -13,11 +13,13 @@ from hofflight.cli.working import partition_numbers
 from hofflight.settings import Settings, load_settings
 from tests.unit.deploy.manifests import (
     GUIDE,
+    NAMES,
     RESOURCES,
     RUNNING,
     SECRETS,
     SERVE,
     SETTINGS,
+    SPARK,
     WORKER,
     arguments_of,
     container_of,
@@ -26,7 +28,7 @@ from tests.unit.deploy.manifests import (
     pod_of,
 )
 
-of_each = pytest.mark.parametrize("resource", RUNNING, ids=["serve", "worker", "register"])
+of_each = pytest.mark.parametrize("resource", RUNNING, ids=NAMES)
 
 
 # --- the command line and the settings ------------------------------------------------------------
@@ -134,13 +136,14 @@ def test_each_partition_has_one_worker(monkeypatch):
     assert worked == list(range(settings_of(WORKER, monkeypatch).kafka.partitions))
 
 
-def test_a_worker_keeps_its_store_in_its_volume():
-    (claim,) = WORKER["spec"]["volumeClaimTemplates"]
+@pytest.mark.parametrize("resource", [WORKER, SPARK], ids=["worker", "spark"])
+def test_a_worker_keeps_its_store_in_its_volume(resource):
+    (claim,) = resource["spec"]["volumeClaimTemplates"]
     (mount,) = [
-        m for m in container_of(WORKER)["volumeMounts"] if m["name"] == claim["metadata"]["name"]
+        m for m in container_of(resource)["volumeMounts"] if m["name"] == claim["metadata"]["name"]
     ]
 
-    assert str(parsed(arguments_of(WORKER))["store"]) == mount["mountPath"]
+    assert str(parsed(arguments_of(resource))["store"]) == mount["mountPath"]
     assert not mount.get("readOnly")
 
 
@@ -219,6 +222,7 @@ def test_no_secret_is_in_a_manifest():
     [
         (SERVE["spec"]["selector"]["matchLabels"], SERVE),
         (WORKER["spec"]["selector"]["matchLabels"], WORKER),
+        (SPARK["spec"]["selector"]["matchLabels"], SPARK),
         (named("Service", "hofflight-serve")["spec"]["selector"], SERVE),
         (
             named("PodDisruptionBudget", "hofflight-serve")["spec"]["selector"]["matchLabels"],
@@ -232,7 +236,7 @@ def test_no_secret_is_in_a_manifest():
         ),
         (named("NetworkPolicy", "hofflight-serve")["spec"]["podSelector"]["matchLabels"], SERVE),
     ],
-    ids=["servers", "workers", "service", "servers' budget", "workers' budget", "policy"],
+    ids=["servers", "workers", "spark", "service", "servers' budget", "workers' budget", "policy"],
 )
 def test_a_selector_means_its_pods_and_no_others(selecting, resource):
     meant = [
