@@ -57,6 +57,10 @@ def start_query(
     context: Any = spark.sparkContext
     context.environment.update(plan.environment)
     context.environment[_PLACE] = f"{place.topic}/{place.number}"
+    # A mode of its own: Real-Time Mode does not go on from a checkpoint of micro-batches.
+    checkpoint = f"{plan.checkpoint}/{plan.mode}/{place.stream}/{place.number}"
+    if drop_uncommitted(spark, checkpoint):
+        starting_offset = EARLIEST  # what was counted is answered from the log again
     options = kafka_options(plan.kafka)
     source = (
         spark.readStream.format("kafka")
@@ -80,10 +84,7 @@ def start_query(
         # Whoever waits for longer has an error already; a missing topic must be loud.
         .option("kafka.max.block.ms", "5000")
         .option("kafka.max.request.size", str(2 * plan.kafka.record_bytes_max))
-        # A mode of its own: Real-Time Mode does not go on from a checkpoint of micro-batches.
-        .option(
-            "checkpointLocation", f"{plan.checkpoint}/{plan.mode}/{place.stream}/{place.number}"
-        )
+        .option("checkpointLocation", checkpoint)
         .outputMode("update")
         .queryName(f"{place.topic}/{place.number}")
     )
@@ -93,6 +94,26 @@ def start_query(
         sink = sink.trigger(processingTime="0 seconds")
     query: StreamingQuery = sink.start()
     return query
+
+
+def drop_uncommitted(spark: SparkSession, checkpoint: str) -> bool:
+    """Remove a checkpoint that no trigger was committed to; whether there was one.
+
+    A driver that is killed in its first trigger may leave an offset without a commit, and no query
+    starts from that any more (STATE_STORE_CHECKPOINT_LOCATION_NOT_EMPTY).
+    """
+    context: Any = spark
+    jvm, conf = context._jvm, context._jsc.hadoopConfiguration()  # noqa: SLF001
+    folder = jvm.org.apache.hadoop.fs.Path(checkpoint)
+    commits = jvm.org.apache.hadoop.fs.Path(f"{checkpoint}/commits")
+    files = folder.getFileSystem(conf)
+    if not files.exists(folder):
+        return False
+    found = files.listStatus(commits) if files.exists(commits) else []
+    if any(status.getPath().getName().isdigit() for status in found):
+        return False
+    files.delete(folder, True)
+    return True
 
 
 def kafka_options(kafka: KafkaSettings) -> dict[str, str]:
