@@ -104,23 +104,36 @@ def latency(address: str, hops: TwoHops, blocks: int, requests: int) -> dict[str
     """The whole way, and its two ways alone, by turns."""
     source = Source(0)
     whole = WarmStream(address, VIEW, expressions.input)
+    whole.times_us(source.singles(500))
+    times = by_turns(whole, address, hops, source, ("kafka", "echo", "two_hops"), blocks, requests)
+    return summary("ratio_p50", over_the_sum(times)) | percentiles(times)
+
+
+def by_turns(
+    whole: WarmStream, address: str, hops: TwoHops, source: Source, names: tuple[str, str, str],
+    blocks: int, requests: int,
+) -> Times:  # fmt: skip
+    """Times of a warm stream, of a bare echo and of the two hops, in blocks, under these names."""
     echo = WarmStream(address, ECHO, expressions.input)
     record = bytes(1_500)  # what a record of one such row has, with its schema
-    for stream in (whole, echo):
-        stream.times_us(source.singles(500))
+    echo.times_us(source.singles(500))
     hops.times_us([record] * 500)
-    times: Times = {"kafka": [], "echo": [], "two_hops": []}
+    times: Times = {name: [] for name in names}
     for _ in range(blocks):
-        times["kafka"].append(whole.times_us(source.singles(requests)))
-        times["echo"].append(echo.times_us(source.singles(requests)))
-        times["two_hops"].append(hops.times_us([record] * requests))
-    ratios = [
+        times[names[0]].append(whole.times_us(source.singles(requests)))
+        times[names[1]].append(echo.times_us(source.singles(requests)))
+        times[names[2]].append(hops.times_us([record] * requests))
+    whole.close()
+    echo.close()
+    return times
+
+
+def over_the_sum(times: Times) -> list[float]:
+    """The median of the first over those of the other two together, block by block."""
+    return [
         statistics.median(way) / (statistics.median(flight) + statistics.median(loop))
         for way, flight, loop in zip(*times.values(), strict=True)
     ]
-    whole.close()
-    echo.close()
-    return summary("ratio_p50", ratios) | percentiles(times)
 
 
 def rates(address: str, requests: int) -> dict[int, float]:

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from benchmarks.bench_exchange import Source, percentiles
-from benchmarks.bench_kafka import LOOP, TwoHops, started
-from benchmarks.harness import ECHO, WarmStream, machine, requests_per_s, summary
+from benchmarks.bench_kafka import LOOP, TwoHops, by_turns, over_the_sum, started
+from benchmarks.harness import WarmStream, machine, requests_per_s, summary
 from benchmarks.workloads import expressions
 from hofflight.eventlog.kafka import Cluster
 from hofflight.eventlog.topics import TopicSpec
@@ -69,23 +69,10 @@ def warmed(stream: WarmStream, source: Source, times: int = 300) -> None:
 def latency(address: str, hops: TwoHops, source: Source, blocks: int, requests: int) -> Any:
     """The whole way, and its two ways alone, by turns."""
     whole = WarmStream(address, VIEW, expressions.input)
-    echo = WarmStream(address, ECHO, expressions.input)
-    record = bytes(1_500)  # what a record of one such row has, with its schema
     warmed(whole, source)
-    echo.times_us(source.singles(300))
-    hops.times_us([record] * 300)
-    times: dict[str, list[list[float]]] = {"spark": [], "echo": [], "passthrough": []}
-    for _ in range(blocks):
-        times["spark"].append(whole.times_us(source.singles(requests)))
-        times["echo"].append(echo.times_us(source.singles(requests)))
-        times["passthrough"].append(hops.times_us([record] * requests))
-    ratios = [
-        statistics.median(way) / (statistics.median(flight) + statistics.median(loop))
-        for way, flight, loop in zip(*times.values(), strict=True)
-    ]
-    whole.close()
-    echo.close()
-    return summary("ratio_floor_p50", ratios) | percentiles(times)
+    names = ("spark", "echo", "passthrough")
+    times = by_turns(whole, address, hops, source, names, blocks, requests)
+    return summary("ratio_floor_p50", over_the_sum(times)) | percentiles(times)
 
 
 def with_boundaries(address: str, source: Source, seconds: float, period_s: float) -> Any:

@@ -12,17 +12,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hofflight.assemble_kafka import cluster_of, streams_of, warm_up
+from hofflight.assemble_kafka import cluster_of, outlet_of, streams_of, warm_up
 from hofflight.assemble_registry import open_registry
 from hofflight.assemble_sealing import sealed_log
 from hofflight.clock import SystemClock
-from hofflight.engine.answer_export import Outlet
 from hofflight.engine.embedded import Engine
 from hofflight.engine.kafka_partition import PartitionWorker
 from hofflight.errors import CodeChanged
 from hofflight.eventlog.local import LocalLog, SyncThread
 from hofflight.eventlog.store import Store
-from hofflight.eventlog.topics import features_topic, reply_topics
+from hofflight.eventlog.topics import reply_topics
 from hofflight.features.modules import versions_of
 from hofflight.server.join_received import ReceivedJoins
 from hofflight.settings import Settings, load_settings
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from hofflight.engine.answer_export import Outlet
     from hofflight.features.group import FeatureGroup
 
 
@@ -131,18 +131,13 @@ class _Partition:
         )  # fmt: skip
 
     def _outlets(self) -> dict[int, Outlet]:
-        from hofflight.replay.answer_records import AnswerRecords
-
+        """Where answers go: all that are in the log from the trigger's begin on."""
         if not self._settings.kafka.features:
             return {}
-        found = {}
-        for group in self._groups:
-            name, version = group.name, group.version
-            full = self._registry.group(name, version).schema
-            records = AnswerRecords(name, version, full, self.bytes_max)
-            topic = features_topic(name, version, self.place.prefix)
-            found[version] = Outlet(topic, records, -1)
-        return found
+        return {
+            group.version: outlet_of(group, self._registry, self._settings, -1)
+            for group in self._groups
+        }
 
     def refetch(self, begin: int, end: int) -> Iterator[KafkaRow]:
         """The records between two offsets, out of the topic itself.

@@ -16,11 +16,13 @@ import pyarrow as pa
 from hofflight.assemble_online import open_online
 from hofflight.assemble_registry import open_registry
 from hofflight.clock import SystemClock
+from hofflight.engine.answer_export import Outlet
 from hofflight.errors import SettingsError, WrongType
 from hofflight.eventlog.dead_letters import DeadLetters, WayBack
 from hofflight.eventlog.topics import (
     dead_letters,
     features_spec,
+    features_topic,
     input_spec,
     input_topic,
     reply_topics,
@@ -255,6 +257,16 @@ async def open_way_back(settings: Settings, *, dry_run: bool) -> AsyncIterator[W
 
 
 # --- the pieces -----------------------------------------------------------------------------------
+
+
+def outlet_of(group: FeatureGroup, registry: Registry, settings: Settings, begin: int) -> Outlet:
+    """Where a group version's answers go. begin: the first offset that may not be there."""
+    from hofflight.replay.answer_records import AnswerRecords
+
+    kafka = settings.kafka
+    full = registry.group(group.name, group.version).schema
+    records = AnswerRecords(group.name, group.version, full, kafka.record_bytes_max)
+    return Outlet(features_topic(group.name, group.version, kafka.prefix), records, begin)
 
 
 def partition_of(topic: str, number: int) -> Any:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hofflight.assemble_executor import Assignment, answer_partition
 from hofflight.assemble_kafka import cluster_of, streams_of
 from hofflight.assemble_registry import open_registry
-from hofflight.assemble_sealing import open_sealer
+from hofflight.assemble_sealing import environment, open_sealer
 from hofflight.assemble_worker import checked_topics, chosen_partitions
 from hofflight.clock import SystemClock
 from hofflight.errors import CodeChanged, SettingsError
@@ -84,7 +83,7 @@ def run_spark(
 
 
 class Progress(NamedTuple):
-    """How far an application is. lag: records that were not dealt with yet."""
+    """How far an application is, all its starts together; state_bytes: of the logs."""
 
     records: int
     rows: int
@@ -98,7 +97,7 @@ class _Driver(NamedTuple):
     path: Path
     modules: str
     settings: Settings
-    plan: SparkPlan
+    queries: QueryPlan
     counts: dict[str, int]
     groups: dict[str, list[FeatureGroup]]
     places: list[Place]
@@ -109,7 +108,8 @@ class _Driver(NamedTuple):
         settings: Settings, plan: SparkPlan,
     ) -> _Driver:  # fmt: skip
         """Everything checked that would fail in a Python worker, far from whoever can mend it."""
-        if duration_us(plan.trigger, "--trigger") < TRIGGER_US_MIN:
+        trigger_us = duration_us(plan.trigger, "--trigger")
+        if trigger_us < TRIGGER_US_MIN:
             msg = f"--trigger {plan.trigger}: Spark's Real-Time Mode has triggers of 5 s at least"
             raise SettingsError(msg)
         groups = [group for name in names for group in versions_of(modules, name)]
@@ -131,7 +131,11 @@ class _Driver(NamedTuple):
             Place(stream, number, settings.kafka.prefix)
             for stream, count in counts.items() for number in numbers if number < count
         ]  # fmt: skip
-        return cls(path, modules, settings, plan, counts, by_stream, places)
+        checkpoint = plan.checkpoint or str(path.resolve() / "checkpoint")
+        queries = QueryPlan(
+            settings.kafka, checkpoint, _environment(settings), plan.mode, trigger_us
+        )  # fmt: skip
+        return cls(path, modules, settings, queries, counts, by_stream, places)
 
     def start(self, spark: SparkSession, place: Place) -> Any:
         """Start a place's query."""
@@ -141,17 +145,10 @@ class _Driver(NamedTuple):
             groups[0].name, self.modules, str(self.path.resolve()), place.stream, place.number,
             self.counts[place.stream], hashes,
         )  # fmt: skip
-        plan = QueryPlan(
-            self.settings.kafka,
-            self.plan.checkpoint or str(self.path.resolve() / "checkpoint"),
-            _environment(self.settings),
-            self.plan.mode,
-            duration_us(self.plan.trigger, "--trigger"),
-        )
         with self._mark(place) as mark:
             # After a restart of the machine a mark says 0: what the topic begins with may be later.
             offset = EARLIEST if mark is None else mark.next or EARLIEST
-        return start_query(spark, plan, place, answer_partition, assignment, offset)
+        return start_query(spark, self.queries, place, answer_partition, assignment, offset)
 
     def progress(self, restarts: int) -> Progress:
         """As the marks of the partitions say."""
@@ -213,7 +210,5 @@ def _sealing(path: Path, driver: _Driver) -> Iterator[None]:
 
 def _environment(settings: Settings) -> dict[str, str]:
     """What Python workers read their settings from: ours, wherever Spark starts them."""
-    found = {name: text for name, text in os.environ.items() if name.startswith("HOF_")}
-    found["HOF_KAFKA__BOOTSTRAP"] = settings.kafka.bootstrap
-    found["HOF_REGISTRY__URL"] = settings.registry.url
-    return found
+    found = {n: text for n, text in environment(settings).items() if n.startswith("HOF_")}
+    return {**found, "HOF_KAFKA__BOOTSTRAP": settings.kafka.bootstrap}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from hofflight.assemble_kafka import (
     cancel,
     cluster_of,
+    outlet_of,
     partition_of,
     streams_of,
     warm_up,
@@ -248,7 +249,7 @@ async def checked_topics(
 
 async def _outlets(worker: _Worker) -> dict[tuple[str, int], dict[int, Outlet]]:
     """Where answers go, by stream and partition and then by group version."""
-    from hofflight.replay.answer_records import AnswerRecords, begin_of
+    from hofflight.replay.answer_records import begin_of
 
     kafka = worker.settings.kafka
     found: dict[tuple[str, int], dict[int, Outlet]] = {}
@@ -258,10 +259,8 @@ async def _outlets(worker: _Worker) -> dict[tuple[str, int], dict[int, Outlet]]:
     for (place, group), topic in zip(wanted, topics, strict=True):
         counted = worker.works[place.number].engine.known_offset(place.stream)
         begin = begin_of([record.headers for record in tails[topic]], counted)
-        full = worker.registry.group(group.name, group.version).schema
-        records = AnswerRecords(group.name, group.version, full, kafka.record_bytes_max)
         mine = found.setdefault((place.stream, place.number), {})
-        mine[group.version] = Outlet(topic[0], records, begin)
+        mine[group.version] = outlet_of(group, worker.registry, worker.settings, begin)
     return found
 
 

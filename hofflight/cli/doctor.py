@@ -37,8 +37,6 @@ _SYNCS: Final = 30
 _FREE_BYTES_MIN: Final = 4 * limits.segment_bytes_max
 # A clock that was never set says 1970 or so; this release is younger than mid 2025.
 _CLOCK_US_MIN: Final = 1_750_000_000_000_000
-# The connector of hofflight.jars works with these.
-_PYSPARK: Final = "4.3."
 _GET_PYSPARK: Final = "pip install 'hofflight[spark]'"
 # What a worker of Spark's is asked: its version, and whether it can import the functions' package.
 _ASKED: Final = (
@@ -127,8 +125,10 @@ def pyspark_version(found: str) -> str:
 
     Raises: SettingsError (HOF-601), it is missing or another.
     """
-    if not found.startswith(_PYSPARK):
-        msg = f"pyspark {found} is not {_PYSPARK}x" if found else "pyspark is missing"
+    from hofflight.spark_bridge.session import MAJOR
+
+    if not found.startswith(f"{MAJOR}."):
+        msg = f"pyspark {found} is not {MAJOR}.x" if found else "pyspark is missing"
         raise SettingsError(msg, hint=_GET_PYSPARK)
     return f"pyspark {found}"
 

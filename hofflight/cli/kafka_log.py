@@ -32,7 +32,7 @@ def read_topics(
         msg = "--from kafka needs --group NAME and --modules A,B: windows are computed anew"
         raise SettingsError(msg)
     chosen = versions_of(modules, group)
-    numbers = None if partitions is None else partition_numbers(partitions)
+    numbers = partition_numbers(partitions)
 
     @contextmanager
     def shown(count: int) -> Iterator[Callable[[int], None]]:

@@ -30,6 +30,9 @@ Kafka = Annotated[
     str | None,
     typer.Option("--kafka", metavar="HOST:PORT,...", help="The brokers.", show_default=False),
 ]
+Partitions = Annotated[
+    str | None, typer.Option(metavar="0-3,7", help="Which of the topic's; all, where left out.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Target = Annotated[
     str, typer.Argument(metavar="MODULE[:NAME]", help="Where feature groups are declared.")

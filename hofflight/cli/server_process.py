@@ -6,19 +6,18 @@ import os
 import select
 import signal
 import subprocess
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from hofflight.assemble_sealing import HOF
 from hofflight.errors import HofError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-HOF: Final = (sys.executable, "-m", "hofflight.cli.main")
 _START_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 30.0
 _TAIL_CHARACTERS: Final = 2_000

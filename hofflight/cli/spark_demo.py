@@ -11,11 +11,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from hofflight.assemble_sealing import HOF
 from hofflight.cli import exchange, spark_features
 from hofflight.cli.cards_data import card_transactions
 from hofflight.cli.offline import verified
 from hofflight.cli.output import note, progress
-from hofflight.cli.server_process import HOF, hof_process, without_settings
+from hofflight.cli.server_process import hof_process, without_settings
 from hofflight.errors import HofError, SettingsError
 
 if TYPE_CHECKING:

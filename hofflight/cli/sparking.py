@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from hofflight.cli.options import Json, Kafka, Modules, RegistryUrl, Store
+from hofflight.cli.options import Json, Kafka, Modules, Partitions, RegistryUrl, Store
 from hofflight.cli.output import print_json
 from hofflight.cli.signals import set_on_signal
 from hofflight.cli.working import partition_numbers
@@ -30,10 +31,7 @@ def spark(
     modules: Modules,
     kafka: Kafka = None,
     registry: RegistryUrl = None,
-    partitions: Annotated[
-        str | None,
-        typer.Option(metavar="0-3,7", help="Which of the topic's; all, where left out."),
-    ] = None,
+    partitions: Partitions = None,
     mode: Annotated[
         Literal["realtime", "microbatch"],
         typer.Option(help="As records come, or in batches, for clusters without Real-Time Mode."),
@@ -68,7 +66,7 @@ def spark(
     from hofflight.settings import with_kafka, with_registry
 
     settings = with_kafka(with_registry(None, registry), kafka)
-    numbers = None if partitions is None else partition_numbers(partitions)
+    numbers = partition_numbers(partitions)
     plan = SparkPlan(master, mode, trigger, numbers, checkpoint, _settings_of(conf or []))
     _run(Application(store, group, modules, settings, plan), leashed=leashed, json=json)
 
@@ -142,10 +140,12 @@ class _Line:
     """One line on a terminal, written over."""
 
     def __init__(self) -> None:
-        self._before: Progress | None = None
+        self._rows: int | None = None
+        self._at_s = 0.0
 
     def __call__(self, found: Progress) -> None:
-        before, self._before = self._before, found
-        rows = found.rows - before.rows if before is not None else 0
-        text = f"{rows / 0.25:,.0f} rows/s, {found.records:,} records, {found.restarts} restarts"
+        now_s = time.monotonic()
+        rate = 0.0 if self._rows is None else (found.rows - self._rows) / (now_s - self._at_s)
+        self._rows, self._at_s = found.rows, now_s
+        text = f"{rate:,.0f} rows/s, {found.records:,} records, {found.restarts} restarts"
         print(f"\r{text}, {found.state_bytes / 1e6:,.0f} MB\033[K", end="", file=sys.stderr)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hofflight.cli.options import Json, Kafka, Modules, RegistryUrl, Store
+from hofflight.cli.options import Json, Kafka, Modules, Partitions, RegistryUrl, Store
 from hofflight.cli.output import print_json
 from hofflight.cli.signals import stop_on_signal
 from hofflight.errors import SettingsError
@@ -21,10 +21,7 @@ def worker(
     modules: Modules,
     kafka: Kafka = None,
     registry: RegistryUrl = None,
-    partitions: Annotated[
-        str | None,
-        typer.Option(metavar="0-3,7", help="Which of the topic's; all, where left out."),
-    ] = None,
+    partitions: Partitions = None,
     json: Json = False,
 ) -> None:
     """Answer a group's requests that servers put into Kafka: windows and all, without Spark.
@@ -47,17 +44,19 @@ def worker(
 
     async def run() -> None:
         with stop_on_signal() as stop:
-            numbers = None if partitions is None else partition_numbers(partitions)
+            numbers = partition_numbers(partitions)
             await work_kafka(store, chosen, settings, partitions=numbers, ready=ready, stop=stop)
 
     asyncio.run(run())
 
 
-def partition_numbers(text: str) -> list[int]:
-    """The numbers of `0-3,7`.
+def partition_numbers(text: str | None) -> list[int] | None:
+    """The numbers of `0-3,7`; None for None, which means all.
 
     Raises: SettingsError (HOF-601).
     """
+    if text is None:
+        return None
     found: list[int] = []
     for part in text.split(","):
         first, is_range, last = part.strip().partition("-")

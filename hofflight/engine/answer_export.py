@@ -62,6 +62,22 @@ def next_entries(log: Followed, position: int) -> tuple[list[tuple[int, Entry]],
     return found, False
 
 
+def records_of(
+    entries: Sequence[Entry], outlets: Mapping[int, Outlet]
+) -> list[tuple[str, bytes, Headers]]:
+    """Topic, value and headers of the records with what these entries answered."""
+    mine: defaultdict[int, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        outlet = outlets.get(entry.meta.group_version)
+        if outlet is not None and entry.meta.offset >= outlet.begin:
+            mine[entry.meta.group_version].append(entry)
+    return [
+        (outlets[version].topic, *record)
+        for version, some in mine.items()
+        for record in outlets[version].encoder.encode(some)
+    ]
+
+
 class AnswerExport:
     """Follows one log. Thread: one event loop's; reading and encoding are done beside it.
 
@@ -104,22 +120,10 @@ class AnswerExport:
         if not found:
             return False
         entries = [entry for _, entry in found]
-        records = await asyncio.to_thread(self._encoded, entries)
+        records = await asyncio.to_thread(records_of, entries, self._outlets)
         for topic, value, headers in records:
             await self._produce(topic, self._partition, value, headers)
         self._position, last = found[-1]
         self.number = last.meta.number
         self.rows += sum(entry.meta.rows for entry in entries)
         return True
-
-    def _encoded(self, entries: Sequence[Entry]) -> list[tuple[str, bytes, Headers]]:
-        mine: defaultdict[int, list[Entry]] = defaultdict(list)
-        for entry in entries:
-            outlet = self._outlets.get(entry.meta.group_version)
-            if outlet is not None and entry.meta.offset >= outlet.begin:
-                mine[entry.meta.group_version].append(entry)
-        return [
-            (self._outlets[version].topic, *record)
-            for version, some in mine.items()
-            for record in self._outlets[version].encoder.encode(some)
-        ]

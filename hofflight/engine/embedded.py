@@ -373,9 +373,8 @@ class Engine:
         timeout_ms = self._settings.transform_timeout_ms
         msg = f"the function of {work.partition.name} did not return within {timeout_ms} ms"
         error = TransformTimeout(msg, hint="the group is refused until the server restarts")
-        with contextlib.suppress(
-            StorageFailed
-        ):  # without a mark the rows are not in the log at all
+        # Without a mark the rows are not in the log at all: they were never counted.
+        with contextlib.suppress(StorageFailed):
             work.partition.mark_void(owed, error)
         self._answer(work, owed, error)
         self._refuse(work, again)

@@ -1,4 +1,4 @@
-"""What becomes of a Kafka record, whoever read it: which answers leave, what a dead letter says.
+"""What becomes of a Kafka record, whoever read it: a request or a dead letter, which answers leave.
 
 Pure.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from hofflight.errors import BadRecord
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hofflight.engine.kafka_partition import CallAnswer
-    from hofflight.errors import BadRecord
-    from hofflight.wire.kafka_record import Headers, RequestRecord
+    from hofflight.wire.kafka_record import Framing, Headers, RequestRecord
 
 _HEAD_BYTES: Final = 64  # of an answer, beside its metadata and its batch
 _WORDS_MAX: Final = 1_000
@@ -20,9 +21,23 @@ _WORDS_MAX: Final = 1_000
 _LATE_US: Final = 60_000_000
 
 
-def awaited(
-    record: RequestRecord, answers: list[CallAnswer], now_us: int
-) -> list[CallAnswer]:  # fmt: skip
+def requests_of(
+    framing: Framing,
+    value: bytes | None,
+    headers: Sequence[tuple[str, bytes]],
+    reply_topics: frozenset[str],
+) -> RequestRecord | None:
+    """The requests of a record; None for a nudge.
+
+    Raises: BadRecord (HOF-220), it is no such record, or its answers may not go where it says.
+    """
+    record = framing.decode(value, headers)
+    if record is not None and record.reply not in reply_topics:
+        raise BadRecord(f"answers cannot go to {record.reply[:64]!r}")
+    return record
+
+
+def awaited(record: RequestRecord, answers: list[CallAnswer], now_us: int) -> list[CallAnswer]:
     """The answers that somebody may still wait for."""
     latest_us = now_us - _LATE_US
     late = {h.call for h, _, _ in record.requests if 0 < h.deadline_us < latest_us}
@@ -43,9 +58,7 @@ def cut(answers: Sequence[CallAnswer], bytes_max: int) -> list[list[CallAnswer]]
     return parts
 
 
-def reason(
-    error: BadRecord, topic: str, partition: int, offset: int, timestamp_ms: int
-) -> Headers:  # fmt: skip
+def reason(error: BadRecord, topic: str, partition: int, offset: int, timestamp_ms: int) -> Headers:
     """The headers that a record that is none gets beside its own, as a dead letter."""
     about = {
         "hof-error": error.message[:_WORDS_MAX], "hof-code": error.code, "hof-topic": topic,

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hofflight import limits
-from hofflight.engine.kafka_answers import awaited, cut, reason
+from hofflight.engine.kafka_answers import awaited, cut, reason, requests_of
 from hofflight.errors import BadRecord, HofError, WorkerStopped
 from hofflight.eventlog.topics import PREFIX, dead_letters, input_topic
 from hofflight.observe.events import Events
@@ -181,9 +181,8 @@ class Consumer:
         self.counters.records += 1
         finish = self._progress[place.key].read(record.offset)
         try:
-            found = self._framings[place.stream].decode(record.value, record.headers)
-            if found is not None and found.reply not in self._reply_topics:
-                raise BadRecord(f"answers cannot go to {found.reply[:64]!r}")
+            framing = self._framings[place.stream]
+            found = requests_of(framing, record.value, record.headers, self._reply_topics)
         except BadRecord as error:
             self._spawn(self._bury(place, record, error, finish))
             return
@@ -254,9 +253,7 @@ class Consumer:
     ) -> None:
         """Keep a record that is none as it came, with the reason."""
         self.counters.dead_letters += 1
-        why = reason(
-            error, self._topic(place), place.number, record.offset, record.timestamp
-        )  # fmt: skip
+        why = reason(error, self._topic(place), place.number, record.offset, record.timestamp)
         headers = [*record.headers, *why]
         _events.warning("dead_letter", topic=self._topic(place), partition=place.number,
                         offset=record.offset, error=error.message)  # fmt: skip
@@ -288,9 +285,7 @@ class Consumer:
         if not offsets:
             return
         try:
-            async with asyncio.timeout(
-                _COMMITTED_S
-            ):  # aiokafka waits for a coordinator without end
+            async with asyncio.timeout(_COMMITTED_S):  # aiokafka would wait without end
                 await self._client.commit(offsets)
         except Exception as error:  # noqa: BLE001 the next one has it; a start reads it again
             _events.warning("commit_failed", error=str(error))

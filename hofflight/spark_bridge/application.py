@@ -6,11 +6,12 @@ What cannot go on in this process, as when its JVM died, ends it; whoever starte
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from hofflight.errors import WorkerStopped
 from hofflight.observe.events import Events
+from hofflight.spark_bridge.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,11 +20,7 @@ if TYPE_CHECKING:
     from hofflight.spark_bridge.executor_side import Place
 
 _events = Events("hofflight.spark")
-_BACKOFF_S: Final = 1.0
-_BACKOFF_S_MAX: Final = 30.0
-# A query that ran for so long did well: the next failure is another one.
-_WELL_S: Final = 60.0
-# As often without that: it does not get better by itself.
+# As often, one after the other: it does not get better by itself.
 _FAILURES_MAX: Final = 10
 _SHOWN: Final = 2_000
 
@@ -35,7 +32,7 @@ class _Running:
     place: Place
     query: Any = None
     started_s: float = 0.0
-    failures: int = 0
+    backoff: Backoff = field(default_factory=Backoff)
     again_s: float = 0.0
 
 
@@ -80,16 +77,14 @@ class Application:
 
     def _ended(self, running: _Running, now_s: float) -> None:
         why = reason_of(running.query.exception())
-        if now_s - running.started_s > _WELL_S:
-            running.failures = 0
-        running.failures += 1
-        place = running.place
+        wait_s = running.backoff.ended(now_s - running.started_s)
+        failures, place = running.backoff.failures, running.place
         _events.error("query_ended", topic=place.topic, partition=place.number, error=why)
-        if running.failures >= _FAILURES_MAX:
-            msg = f"the query of {place.topic}/{place.number} ended {running.failures} times: {why}"
+        if failures >= _FAILURES_MAX:
+            msg = f"the query of {place.topic}/{place.number} ended {failures} times: {why}"
             raise WorkerStopped(msg, hint="what it ends of is in the log")
         running.query = None
-        running.again_s = now_s + min(_BACKOFF_S * 2 ** (running.failures - 1), _BACKOFF_S_MAX)
+        running.again_s = now_s + wait_s
 
 
 def reason_of(error: object) -> str:

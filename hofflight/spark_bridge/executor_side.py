@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from hofflight.engine.answer_export import Followed, next_entries
-from hofflight.engine.kafka_answers import awaited, cut, reason
+from hofflight.engine.answer_export import Followed, next_entries, records_of
+from hofflight.engine.kafka_answers import awaited, cut, reason, requests_of
 from hofflight.errors import BadRecord, TransformFailed, WorkerStopped
 from hofflight.eventlog.topics import dead_letters, input_topic
 from hofflight.observe.events import Events
@@ -223,9 +223,7 @@ class PartitionTask:
         letters: list[SinkRow] = []
         for place, row in enumerate(rows):
             try:
-                record = self._framing.decode(row.value, row.headers)
-                if record is not None and record.reply not in self._reply_topics:
-                    raise BadRecord(f"answers cannot go to {record.reply[:64]!r}")
+                record = requests_of(self._framing, row.value, row.headers, self._reply_topics)
             except BadRecord as error:
                 letters.append(self._letter(row, error))
                 continue
@@ -280,11 +278,8 @@ class PartitionTask:
         entries = [entry for _, entry in found]
         state.position, state.exported_number = found[-1][0], entries[-1].meta.number
         return [
-            SinkRow(outlet.topic, self._place.number, *record)
-            for version, outlet in state.outlets.items()
-            for record in outlet.encoder.encode(
-                [entry for entry in entries if entry.meta.group_version == version]
-            )
+            SinkRow(topic, self._place.number, value, headers)
+            for topic, value, headers in records_of(entries, state.outlets)
         ]
 
     def _warn_without_nudges(self, records: int) -> None:

@@ -20,11 +20,9 @@ worked before it comes again first: a death is the record's own, whatever was wo
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import struct
-import time
 from contextlib import closing, contextmanager
 from functools import cache
 from itertools import chain
@@ -32,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from hofflight.errors import StoreFormat, StoreLocked
+from hofflight.eventlog.lock import flocked
 from hofflight.observe.events import Events
 
 if TYPE_CHECKING:
@@ -45,7 +44,6 @@ _LAYOUT: Final = struct.Struct(f"<8s{8 + 2 * _SUSPECTS_MAX}q")
 _DEATHS_MAX: Final = 2
 # A worker that was killed lets go at once; one that finishes its trigger takes some seconds.
 _PATIENCE_S: Final = 30.0
-_LOOK_S: Final = 0.02
 
 
 class Mark:
@@ -177,7 +175,11 @@ class StateStore(Generic[T]):
         a function that hangs. Raises: StoreLocked (HOF-501), another task works it; StoreFormat
         (HOF-503); as `open_state`.
         """
-        lock = _locked(self._lock_path, self._patience_s)
+        try:
+            lock = flocked(self._lock_path, self._patience_s)
+        except BlockingIOError:
+            msg = f"another task works the log {self._lock_path.parent.name}"
+            raise StoreLocked(msg, hint="two queries on one partition?") from None
         try:
             with closing(Mark(self._mark_path)) as mark:
                 try:
@@ -202,20 +204,3 @@ class StateStore(Generic[T]):
         state, self._state = self._state, None
         if state is not None:
             state.abandon()
-
-
-def _locked(path: Path, patience_s: float) -> int:
-    """A descriptor whose lock dies with this process."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    end_s = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end_s:
-                os.close(fd)
-                msg = f"another task works the log {path.parent.name}"
-                raise StoreLocked(msg, hint="two queries on one partition?") from None
-            time.sleep(_LOOK_S)
-        else:
-            return fd

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from hofflight.observe.events import Events
+from hofflight.spark_bridge.backoff import FIRST_S, Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,9 +20,6 @@ _events = Events("hofflight.spark")
 # What an application's exit code says: sysexits.h calls it EX_TEMPFAIL.
 DIED: Final = 75
 _WRONG: Final = 2
-_BACKOFF_S: Final = 1.0
-_BACKOFF_S_MAX: Final = 30.0
-_WELL_S: Final = 60.0
 
 
 class Supervisor:
@@ -32,9 +30,9 @@ class Supervisor:
     start; then twice as long each time.
     """
 
-    def __init__(self, command: Sequence[str], backoff_s: float = _BACKOFF_S) -> None:
+    def __init__(self, command: Sequence[str], backoff_s: float = FIRST_S) -> None:
         self._command = list(command)
-        self._backoff_s = backoff_s
+        self._backoff = Backoff(backoff_s)
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -42,19 +40,17 @@ class Supervisor:
         """Its exit code, at last. SIGTERM and SIGINT end it in good order."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop())
-        wait_s, has_run = self._backoff_s, False
+        has_run = False
         while True:
             started_s = time.monotonic()
             code = self._once()
             has_run = has_run or code not in (0, 1, _WRONG)
             if self._stopping.is_set() or code in (0, _WRONG) or not has_run:
                 return max(code, 0) if code != -signal.SIGTERM else 0
-            if time.monotonic() - started_s > _WELL_S:
-                wait_s = self._backoff_s
+            wait_s = self._backoff.ended(time.monotonic() - started_s)
             _events.error("application_ended", code=code, again_in_s=wait_s)
             if self._stopping.wait(wait_s):
                 return 0
-            wait_s = min(2 * wait_s, _BACKOFF_S_MAX)
 
     def stop(self) -> None:
         """End it, and start no other."""

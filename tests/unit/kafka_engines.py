@@ -176,3 +176,16 @@ def state_of(engine, *cards, stream="g.1", at=3_000):
         partition.require_here = require_here
         found[card] = row[f"{served.group}.n"] - 1
     return found
+
+
+def foreign_replies(own, dlq):
+    """Good requests whose answers must not go where they say, by what that is."""
+    topics = {
+        "a topic that is no reply topic": "orders",
+        "its own topic": own,
+        "the dead letters": dlq,
+        "a reply topic that is not there": "hof.reply.99",
+        "a path": "hof.reply.00/../x" + "y" * 5_000,
+        "an empty reply topic": "",
+    }
+    return {name: bytes_of((1, [(7, 1)]), reply=topic) for name, topic in topics.items()}

@@ -17,7 +17,7 @@ from hofflight.wire.envelope import AnswerMeta
 from hofflight.wire.ipc import encode_schema, join_message
 from hofflight.wire.kafka_record import NUDGE, decode_answers
 from tests.unit.engine.conftest import make_group
-from tests.unit.kafka_engines import INPUT, Engines, bytes_of, log_of
+from tests.unit.kafka_engines import INPUT, Engines, bytes_of, foreign_replies, log_of
 from tests.unit.kafka_fakes import (
     WALL_US,
     FakeClient,
@@ -325,12 +325,7 @@ BAD = {
     "nothing at all": (None, []),
     "a null header of others": (GOOD_VALUE[:-1], TRACED),
     "trailing bytes": (GOOD_VALUE + b"\0", GOOD_HEADERS),
-    "a topic that is no reply topic": bytes_of((1, [(7, 1)]), reply="orders"),
-    "its own topic": bytes_of((1, [(7, 1)]), reply=IN),
-    "the dead letters": bytes_of((1, [(7, 1)]), reply=DLQ),
-    "a reply topic that is not there": bytes_of((1, [(7, 1)]), reply="hof.reply.99"),
-    "a path": bytes_of((1, [(7, 1)]), reply="hof.reply.00/../x" + "y" * 5_000),
-    "an empty reply topic": bytes_of((1, [(7, 1)]), reply=""),
+    **foreign_replies(IN, DLQ),
 }
 
 

@@ -14,29 +14,17 @@ from tests.unit.kafka_engines import (
     batch_of,
     bytes_of,
     cards_of,
+    foreign_replies,
     log_of,
     meaning_of,
     state_of,
     values_of,
 )
 from tests.unit.kafka_fakes import WALL_US, size_of
-from tests.unit.spark_bridge.partitions import DLQ, IN, REPLIES, World
+from tests.unit.spark_bridge.partitions import DLQ, IN, REPLIES
 
 GROUP = make_group()
 NOT_STORED = {"store": False}
-
-
-@pytest.fixture
-def make_world(tmp_path):
-    worlds = []
-
-    def make(*groups, **fields):
-        worlds.append(World(tmp_path / str(len(worlds)), *(groups or (GROUP,)), **fields))
-        return worlds[-1]
-
-    yield make
-    for world in worlds:
-        world.close()
 
 
 @pytest.fixture
@@ -191,12 +179,7 @@ BAD = {
     "trailing bytes": (GOOD_VALUE + b"\0", GOOD_HEADERS),
     "a kind of others": (None, [("hof-v", b"1"), ("hof-kind", b"letter")]),
     "a nudge with a value": (b"x", [("hof-v", b"1"), ("hof-kind", b"nudge")]),
-    "a topic that is no reply topic": bytes_of((1, [(7, 1)]), reply="orders"),
-    "its own topic": bytes_of((1, [(7, 1)]), reply=IN),
-    "the dead letters": bytes_of((1, [(7, 1)]), reply=DLQ),
-    "a reply topic that is not there": bytes_of((1, [(7, 1)]), reply="hof.reply.99"),
-    "a path": bytes_of((1, [(7, 1)]), reply="hof.reply.00/../x" + "y" * 5_000),
-    "an empty reply topic": bytes_of((1, [(7, 1)]), reply=""),
+    **foreign_replies(IN, DLQ),
 }
 
 

@@ -8,23 +8,10 @@ from hofflight.engine.answer_export import next_entries
 from hofflight.eventlog.local import LogReader
 from tests.unit.engine.conftest import make_group
 from tests.unit.kafka_engines import batch_of, log_of, state_of
-from tests.unit.spark_bridge.partitions import FEATURES, World, rows_of
+from tests.unit.spark_bridge.partitions import FEATURES, rows_of
 from tests.unit.spark_bridge.partitions import batch_of as arrow_batch_of
 
 GROUP = make_group()
-
-
-@pytest.fixture
-def make_world(tmp_path):
-    worlds = []
-
-    def make(*groups, **fields):
-        worlds.append(World(tmp_path / str(len(worlds)), *(groups or (GROUP,)), **fields))
-        return worlds[-1]
-
-    yield make
-    for world in worlds:
-        world.close()
 
 
 def ask(world, *numbers, **changes):

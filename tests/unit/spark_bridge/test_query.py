@@ -1,9 +1,11 @@
-"""Our settings of a cluster as Kafka's Java client takes them."""
+"""What a query is told: our settings as Kafka's Java client takes them, and where it begins."""
+
+from pathlib import Path
 
 import pytest
 
 from hofflight.settings import KafkaSettings
-from hofflight.spark_bridge.query import kafka_options
+from hofflight.spark_bridge.query import drop_uncommitted, kafka_options
 
 
 def options(**settings):
@@ -85,3 +87,63 @@ def test_a_cluster_that_knows_us_by_a_password_gets_no_certificate(pem):
     found = options(security="SASL_SSL", username="me", password="x", tls_ca=pem("ca"))
     assert not [name for name in found if "keystore" in name]
     assert found["kafka.ssl.truststore.certificates"] == "-----BEGIN ca-----\n"
+
+
+class Jvm:
+    """As much of Hadoop's file system, and of a session that leads to it, as is asked for."""
+
+    def __init__(self, deleted):
+        self._jvm = self._jsc = self.org = self.apache = self.hadoop = self.fs = self
+        self.deleted = deleted
+
+    def hadoopConfiguration(self):
+        return self
+
+    def Path(self, text):
+        return File(Path(text), self)
+
+
+class File:
+    def __init__(self, path, jvm):
+        self.path, self.jvm = path, jvm
+
+    def getFileSystem(self, _):
+        return self
+
+    def exists(self, file):
+        return file.path.exists()
+
+    def listStatus(self, file):
+        return [File(path, self.jvm) for path in file.path.iterdir()]
+
+    def getPath(self):
+        return self
+
+    def getName(self):
+        return self.path.name
+
+    def delete(self, file, _):
+        self.jvm.deleted.append(file.path)
+
+
+@pytest.mark.parametrize(
+    ("files", "is_dropped"),
+    [
+        (None, False),
+        ([], True),
+        (["offsets/0"], True),
+        (["offsets/0", "commits/.0.crc"], True),
+        (["offsets/0", "commits/0"], False),
+    ],
+)
+def test_a_checkpoint_without_a_commit_is_dropped(tmp_path, files, is_dropped):
+    """Spark does not start from an offset that no commit followed."""
+    checkpoint, deleted = tmp_path / "checkpoint", []
+    if files is not None:
+        checkpoint.mkdir()
+    for name in files or ():
+        (checkpoint / name).parent.mkdir(exist_ok=True)
+        (checkpoint / name).touch()
+
+    assert drop_uncommitted(Jvm(deleted), str(checkpoint)) == is_dropped
+    assert deleted == [checkpoint] * is_dropped
