@@ -248,8 +248,9 @@ class KafkaWorker:
         # What waits will be the next record, and do as well; unless it is late by then.
         has_next = len(self._queues[key]) > 0
         try:
-            record = asyncio.ensure_future(self._produce(*key, value, headers))
+            record = self._produce(*key, value, headers)
             if self._settings.nudge and not has_next:
+                record = asyncio.ensure_future(record)  # begun first: the nudge must lie behind it
                 self._keep(self._nudge(key))
             await record
         except self._definite as error:
