@@ -14,16 +14,20 @@ from hofflight.assemble_sealing import environment, open_sealer
 from hofflight.assemble_worker import checked_topics, chosen_partitions
 from hofflight.clock import SystemClock
 from hofflight.errors import CodeChanged, SettingsError
-from hofflight.eventlog.lock import StoreLock
 from hofflight.eventlog.store import Store
 from hofflight.features.modules import versions_of
 from hofflight.features.window import duration_us
 from hofflight.jars import spark_jars
+from hofflight.observe.events import Events
 from hofflight.spark_bridge.application import Application
+from hofflight.spark_bridge.backups import Backups
+from hofflight.spark_bridge.claims import Claims, holder_of
 from hofflight.spark_bridge.executor_side import Place
+from hofflight.spark_bridge.holdings import Holdings
+from hofflight.spark_bridge.progress import Meter
 from hofflight.spark_bridge.query import EARLIEST, TRIGGER_US_MIN, QueryPlan, start_query
 from hofflight.spark_bridge.session import local_master, open_session
-from hofflight.spark_bridge.state_store import Mark
+from hofflight.spark_bridge.state_store import marked
 
 if TYPE_CHECKING:
     import threading
@@ -32,18 +36,24 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
+    from hofflight.clock import Clock
     from hofflight.features.group import FeatureGroup
     from hofflight.features.registry import Registry
     from hofflight.settings import Settings
+    from hofflight.spark_bridge.progress import Progress
     from hofflight.spark_bridge.query import Mode
 
+_events = Events("hofflight.spark")
 _LOOK_S = 0.25
+_TOLD_S = 60.0
+_TAKEOVER_S_MIN = 15.0
 
 
 class SparkPlan(NamedTuple):
     """What a user asks of Spark. checkpoint: "": beside the store. conf: Spark's own settings.
 
-    partitions: which of the topics'; None: all. trigger: a duration, `5m`.
+    partitions: which of the topics'; None: all. trigger: a duration, `5m`. takeover: how long
+    nobody works a partition until this application does; "": it leaves others' alone.
     """
 
     master: str = ""
@@ -52,6 +62,7 @@ class SparkPlan(NamedTuple):
     partitions: Sequence[int] | None = None
     checkpoint: str = ""
     conf: Mapping[str, str] = {}
+    takeover: str = ""
 
 
 def run_spark(
@@ -62,80 +73,96 @@ def run_spark(
     """Answer the records of groups by Spark until `stop`; state is in the store `path`.
 
     Raises: SettingsError (HOF-601), WorkerStopped (HOF-514), StoreLocked (HOF-501),
-        KafkaUnavailable (HOF-512), TopicProblem (HOF-513), CodeChanged (HOF-507).
+        KafkaUnavailable (HOF-512), TopicProblem (HOF-513), CodeChanged (HOF-507),
+        RegistryUnavailable (HOF-515), BackupUnavailable (HOF-516).
     """
     with ExitStack() as stack:
-        driver = _Driver.opened(stack, path, names, modules, settings, plan)
-        places = driver.places
-        title = f"hof {' '.join(names)}"
-        master = plan.master or local_master(len(places))
-        spark = open_session(title, master, spark_jars(), plan.conf)
+        driver = stack.enter_context(_opened(path, names, modules, settings, plan))
+        mine = driver.holdings
+        mine.claim(driver.wanted, stop)
+        if plan.checkpoint:
+            stack.callback(Backups(lambda: mine.places, mine.save).stop)
+        master = plan.master or local_master(len({*driver.wanted, *driver.others}))
+        spark = open_session(f"hof {' '.join(names)}", master, spark_jars(), plan.conf)
         stack.callback(spark.stop)
-        application = Application(places, lambda place: driver.start(spark, place), SystemClock())
+        application = Application(
+            mine.places, lambda place: driver.start(spark, place), driver.clock
+        )
         application.start()
         stack.callback(application.stop)
         stack.enter_context(_sealing(path, driver))
-        ready({"groups": list(names), "partitions": sorted({place.number for place in places})})
+        meter = stack.enter_context(contextlib.closing(driver.meter()))
+        ready({"groups": list(names), "partitions": sorted({p.number for p in mine.places})})
+        told_s = driver.clock.monotonic_s()
         while not stop.wait(_LOOK_S):
+            mine.share(application, driver.others)
             application.look()
+            found = meter.read(mine.places, application.restarts)
             if progress is not None:
-                progress(driver.progress(application.restarts))
+                progress(found)
+            if driver.clock.monotonic_s() - told_s >= _TOLD_S:
+                told_s += _TOLD_S
+                _events.info("progress", **found._asdict())
 
 
-class Progress(NamedTuple):
-    """How far an application is, all its starts together; state_bytes: of the logs."""
-
-    records: int
-    rows: int
-    restarts: int
-    state_bytes: int
+@contextlib.contextmanager
+def _opened(
+    path: Path, names: Sequence[str], modules: str, settings: Settings, plan: SparkPlan
+) -> Iterator[_Driver]:
+    """Everything checked that would fail in a Python worker, far from whoever can mend it."""
+    trigger_us = duration_us(plan.trigger, "--trigger")
+    if trigger_us < TRIGGER_US_MIN:
+        msg = f"--trigger {plan.trigger}: Spark's Real-Time Mode has triggers of 5 s at least"
+        raise SettingsError(msg)
+    takeover_s = duration_us(plan.takeover, "--takeover") / 1e6 if plan.takeover else None
+    if takeover_s is not None and takeover_s < _TAKEOVER_S_MIN:
+        msg = f"--takeover {plan.takeover}: expected 15s at least"
+        hint = "what died on its own host is back by then, and has its state in memory"
+        raise SettingsError(msg, hint=hint)
+    groups = [group for name in names for group in versions_of(modules, name)]
+    with ExitStack() as stack:
+        registry = stack.enter_context(contextlib.closing(open_registry(settings)))
+        by_stream = streams_of(groups, registry)
+        for each in groups:
+            _require_registered(each, registry)
+        counts = asyncio.run(checked_topics(cluster_of(settings), by_stream, settings))
+        whole = Store(path)
+        whole.require(create=True)
+        whole.require_partitions(counts)
+        prefix = settings.kafka.prefix
+        every = [Place(s, number, prefix) for s, n in counts.items() for number in range(n)]
+        numbers = chosen_partitions(plan.partitions, max(counts.values()))
+        checkpoint = plan.checkpoint or str(path.resolve() / "checkpoint")
+        clock = SystemClock()
+        ttl_ms = settings.kafka.lease_ttl_ms
+        claims = Claims(registry.leases(), holder_of(path), ttl_ms, takeover_s, clock)
+        holdings = Holdings(path, claims, plan.checkpoint, clock)
+        stack.callback(holdings.close)
+        yield _Driver(
+            path, modules, settings, clock, by_stream, counts,
+            [place for place in every if place.number in numbers],
+            every if claims.takes_over else [],
+            QueryPlan(settings.kafka, checkpoint, _environment(settings), plan.mode, trigger_us),
+            holdings,
+        )  # fmt: skip
 
 
 class _Driver(NamedTuple):
-    """What the driver knows. groups: the versions that read a stream."""
+    """What the driver knows. groups: the versions that read a stream.
+
+    wanted, others: the partitions that were asked for, and those that may be taken over.
+    """
 
     path: Path
     modules: str
     settings: Settings
+    clock: Clock
+    groups: Mapping[str, Sequence[FeatureGroup]]
+    counts: Mapping[str, int]
+    wanted: Sequence[Place]
+    others: Sequence[Place]
     queries: QueryPlan
-    counts: dict[str, int]
-    groups: dict[str, list[FeatureGroup]]
-    places: list[Place]
-
-    @classmethod
-    def opened(
-        cls, stack: ExitStack, path: Path, names: Sequence[str], modules: str,
-        settings: Settings, plan: SparkPlan,
-    ) -> _Driver:  # fmt: skip
-        """Everything checked that would fail in a Python worker, far from whoever can mend it."""
-        trigger_us = duration_us(plan.trigger, "--trigger")
-        if trigger_us < TRIGGER_US_MIN:
-            msg = f"--trigger {plan.trigger}: Spark's Real-Time Mode has triggers of 5 s at least"
-            raise SettingsError(msg)
-        groups = [group for name in names for group in versions_of(modules, name)]
-        cluster = cluster_of(settings)
-        with contextlib.closing(open_registry(settings)) as registry:
-            by_stream = streams_of(groups, registry)
-            for each in groups:
-                _require_registered(each, registry)
-        counts = asyncio.run(checked_topics(cluster, by_stream, settings))
-        whole = Store(path)
-        whole.require(create=True)
-        whole.require_partitions(counts)
-        numbers = chosen_partitions(plan.partitions, max(counts.values()))
-        for number in numbers:
-            store = Store(path / str(number))
-            store.require(create=True)
-            stack.callback(StoreLock(store.lock).release)
-        places = [
-            Place(stream, number, settings.kafka.prefix)
-            for stream, count in counts.items() for number in numbers if number < count
-        ]  # fmt: skip
-        checkpoint = plan.checkpoint or str(path.resolve() / "checkpoint")
-        queries = QueryPlan(
-            settings.kafka, checkpoint, _environment(settings), plan.mode, trigger_us
-        )  # fmt: skip
-        return cls(path, modules, settings, queries, counts, by_stream, places)
+    holdings: Holdings
 
     def start(self, spark: SparkSession, place: Place) -> Any:
         """Start a place's query."""
@@ -145,45 +172,21 @@ class _Driver(NamedTuple):
             groups[0].name, self.modules, str(self.path.resolve()), place.stream, place.number,
             self.counts[place.stream], hashes,
         )  # fmt: skip
-        with self._mark(place) as mark:
-            # After a restart of the machine a mark says 0: what the topic begins with may be later.
-            offset = EARLIEST if mark is None else mark.next or EARLIEST
+        # After a restart of the machine a mark says 0: what the topic begins with may be later.
+        mark = marked(self.holdings.log(place))
+        offset = EARLIEST if mark is None else mark.next or EARLIEST
         return start_query(spark, self.queries, place, answer_partition, assignment, offset)
 
-    def progress(self, restarts: int) -> Progress:
-        """As the marks of the partitions say."""
-        records = rows = size = 0
-        for place in self.places:
-            with self._mark(place) as mark:
-                if mark is not None:
-                    records += mark.next
-                    rows += mark.rows
-            log = self._log(place)
-            size += (
-                sum(file.stat().st_blocks * 512 for file in log.iterdir()) if log.exists() else 0
-            )
-        return Progress(records, rows, restarts, size)
+    def meter(self) -> Meter:
+        """What reads how far all is."""
+        cluster = cluster_of(self.settings)
+        return Meter(self.holdings.log, lambda p: asyncio.run(cluster.bounds(p)), self.clock)
 
     def streams(self, number: int) -> dict[str, int]:
-        """The last entries of a partition's logs."""
-        found = {}
-        for place in self.places:
-            with self._mark(place) as mark:
-                if place.number == number and mark is not None:
-                    found[place.stream] = mark.number
-        return found
-
-    def _log(self, place: Place) -> Path:
-        return Store(self.path / str(place.number)).log / place.stream
-
-    @contextlib.contextmanager
-    def _mark(self, place: Place) -> Iterator[Mark | None]:
-        path = self._log(place) / "mark"
-        if not path.exists():
-            yield None
-            return
-        with contextlib.closing(Mark(path)) as mark:
-            yield mark
+        """The last entries of the logs in a partition's store."""
+        places = [place for place in self.holdings.places if place.number == number]
+        marks = {place.stream: marked(self.holdings.log(place)) for place in places}
+        return {stream: mark.number for stream, mark in marks.items() if mark is not None}
 
 
 def _require_registered(group: FeatureGroup, registry: Registry) -> None:
@@ -198,9 +201,9 @@ def _sealing(path: Path, driver: _Driver) -> Iterator[None]:
     """Seals the partitions' logs meanwhile; the Python workers trim them."""
     stores = [
         (Store(path / str(number)), lambda number=number: driver.streams(number))
-        for number in sorted({place.number for place in driver.places})
+        for number in sorted({place.number for place in (*driver.wanted, *driver.others)})
     ]
-    sealer = open_sealer(path, stores, driver.settings, SystemClock(), lambda: None)
+    sealer = open_sealer(path, stores, driver.settings, driver.clock, lambda: None)
     try:
         yield
     finally:

@@ -18,8 +18,11 @@ from hofflight.errors import SettingsError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from hofflight.assemble_spark import Progress, SparkPlan
+    from hofflight.assemble_spark import SparkPlan
     from hofflight.settings import Settings
+    from hofflight.spark_bridge.progress import Progress
+
+_LINE_S = 1.0
 
 
 def spark(
@@ -45,6 +48,13 @@ def spark(
     checkpoint: Annotated[
         str, typer.Option(metavar="URL", help="A folder or object store; in --store, without.")
     ] = "",
+    takeover: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION",
+            help="Also take partitions that no application has worked for so long, 1m say.",
+        ),
+    ] = "",
     conf: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A setting of Spark's own.")
     ] = None,
@@ -67,7 +77,8 @@ def spark(
 
     settings = with_kafka(with_registry(None, registry), kafka)
     numbers = partition_numbers(partitions)
-    plan = SparkPlan(master, mode, trigger, numbers, checkpoint, _settings_of(conf or []))
+    settings_of_spark = _settings_of(conf or [])
+    plan = SparkPlan(master, mode, trigger, numbers, checkpoint, settings_of_spark, takeover)
     _run(Application(store, group, modules, settings, plan), leashed=leashed, json=json)
 
 
@@ -145,7 +156,11 @@ class _Line:
 
     def __call__(self, found: Progress) -> None:
         now_s = time.monotonic()
+        if now_s - self._at_s < _LINE_S:
+            return
         rate = 0.0 if self._rows is None else (found.rows - self._rows) / (now_s - self._at_s)
         self._rows, self._at_s = found.rows, now_s
-        text = f"{rate:,.0f} rows/s, {found.records:,} records, {found.restarts} restarts"
-        print(f"\r{text}, {found.state_bytes / 1e6:,.0f} MB\033[K", end="", file=sys.stderr)
+        lag = "unknown" if found.lag is None else f"{found.lag:,}"
+        text = f"{found.partitions} partitions, {rate:,.0f} rows/s, {lag} records behind"
+        size = f"{found.state_bytes / 1e6:,.0f} MB, {found.restarts} restarts"
+        print(f"\r{text}, {size}\033[K", end="", file=sys.stderr)

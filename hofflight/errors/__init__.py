@@ -68,6 +68,7 @@ from hofflight.errors.request import (
     WrongPartition,
 )
 from hofflight.errors.store import (
+    BackupUnavailable,
     CodeChanged,
     CodeNotLoaded,
     HistoryMissing,
@@ -92,6 +93,7 @@ from hofflight.errors.tree import (
 
 __all__ = [
     "AnsweredTooLate",
+    "BackupUnavailable",
     "BadEventTime",
     "BadKeys",
     "BadLabels",

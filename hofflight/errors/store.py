@@ -99,3 +99,9 @@ class RegistryUnavailable(StoreError):
     """The registry cannot be reached, is locked for too long, or answers with errors."""
 
     code = "HOF-515"
+
+
+class BackupUnavailable(StoreError):
+    """The folder or object store that backups are in cannot be reached, read or written."""
+
+    code = "HOF-516"

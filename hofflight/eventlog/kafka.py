@@ -157,6 +157,17 @@ class Cluster:
                 found[place] = [record for record in records if record is not None]
         return found
 
+    async def bounds(
+        self, places: Sequence[tuple[str, int]]
+    ) -> dict[tuple[str, int], tuple[int, int]]:
+        """Where partitions begin and end now, by topic and number.
+
+        Raises: KafkaUnavailable (HOF-512).
+        """
+        async with self._reading([TopicPartition(*place) for place in places]) as readers:
+            pairs = zip(places, readers, strict=True)
+            return {place: (reader.begin, reader.end) for place, reader in pairs}
+
     @asynccontextmanager
     async def _reading(
         self, keys: Sequence[TopicPartition]

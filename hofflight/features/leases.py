@@ -2,6 +2,7 @@
 
 A server takes a topic for some seconds and renews it before they are over. One that dies says
 nothing: its topic is free when its time has run out, and whoever takes it brings another epoch.
+Partitions of input topics are leased alike, by the applications that work them.
 """
 
 from __future__ import annotations

@@ -47,6 +47,19 @@ class Application:
         self._clock = clock
         self.restarts = 0
 
+    def add(self, place: Place) -> None:
+        """One more partition, from now on. Raises: as `start`."""
+        self._all.append(_Running(place))
+        self._begin(self._all[-1])
+
+    def remove(self, place: Place) -> None:
+        """Leave a partition to others."""
+        gone = [running for running in self._all if running.place == place]
+        self._all = [running for running in self._all if running.place != place]
+        for running in gone:
+            if running.query is not None:
+                running.query.stop()
+
     def start(self) -> None:
         """Start every query. Raises: whatever Spark says of the first that does not start."""
         for running in self._all:

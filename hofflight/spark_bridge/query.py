@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from hofflight.errors import SettingsError
 from hofflight.spark_bridge.executor_side import OUTPUT_DDL
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def start_query(
         .option("includeHeaders", "true")
         .option("failOnDataLoss", "true")
     )
-    records = source.load().selectExpr(
+    records = _loaded(source).selectExpr(
         "value", "offset", "unix_millis(timestamp) AS timestamp", "headers"
     )
     with warnings.catch_warnings():  # pyspark does not know pandas 3, and needs none of it here
@@ -94,6 +95,18 @@ def start_query(
         sink = sink.trigger(processingTime="0 seconds")
     query: StreamingQuery = sink.start()
     return query
+
+
+def _loaded(source: Any) -> Any:
+    """Raises: SettingsError (HOF-601), Spark does not know Kafka."""
+    try:
+        return source.load()
+    except Exception as error:
+        if "Failed to find data source" not in str(error):
+            raise
+        msg = "Spark has no connector to Kafka"
+        hint = "spark-submit takes its jars by --jars; `python -m hofflight.jars spark` has them"
+        raise SettingsError(msg, hint=hint) from error
 
 
 def drop_uncommitted(spark: SparkSession, checkpoint: str) -> bool:

@@ -126,6 +126,15 @@ class Mark:
         self.save()
 
 
+def marked(directory: Path) -> Mark | None:
+    """The mark of a log as it is now; None: nobody has worked it here."""
+    path = directory / "mark"
+    if not path.exists():
+        return None
+    with closing(Mark(path)) as mark:
+        return mark
+
+
 class Opened(Protocol):
     """What works a partition, while it is in memory. logged: the offset of its last entry."""
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from contextlib import ExitStack
 
 import pyarrow as pa
 import pytest
@@ -12,7 +11,7 @@ from hofflight.errors import BadRequest, Indefinite, TransformFailed
 from hofflight.eventlog.kafka import Cluster, partition_of_topic
 from hofflight.settings import load_settings
 from tests.conformance.test_engines import CASES, is_told, r, seen
-from tests.integration.kafka_place import KafkaPlace, ended, event
+from tests.integration.kafka_place import KafkaPlace
 from tests.integration.spark_groups import NAMES, named
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
@@ -166,39 +165,6 @@ def test_what_was_answered_is_in_the_topic_of_features(spark, broker):
                         found |= set(table["_request_id"].to_pylist())
 
     asyncio.run(asyncio.wait_for(exported(), 40))  # at the end of a trigger at the latest
-
-
-def test_two_applications_share_a_group_and_one_that_dies_stops_no_other(tmp_path, broker):
-    """Each has its own partition, as on two hosts; modes may change from start to start."""
-    place = KafkaPlace(tmp_path, broker.bootstrap, partitions=2, nudge=1)
-    place.register()
-    with ExitStack() as stack:
-        _, address = stack.enter_context(place.serving())
-        client = stack.enter_context(hof.connect(address, deadline_ms=60_000))
-        stays = stack.enter_context(place.sparking("--partitions", "0", "--trigger", "10s"))
-        with place.sparking("--partitions", "1", "--mode", "microbatch") as dies:
-            found = client.vector("card_tx", [event(card, 0) for card in range(20)])
-            assert found.batch["card_tx.n_60"].to_pylist() == [1] * 20
-            there = place("spark", "--once", "--group", "card_tx", "--modules", "features",
-                          "--store", "worker", "--partitions", "1")  # fmt: skip
-            assert there.returncode == 1
-            assert "HOF-501" in there.stderr
-            assert ended(dies) == 0
-        cards = [card for card in range(20) if is_answered(client, card)]
-        assert 0 < len(cards) < 20
-        with place.sparking("--partitions", "1", "--trigger", "10s"):
-            left = [event(card, 1) for card in range(20) if card not in cards]
-            found = client.vector("card_tx", left)
-            assert set(found.batch["card_tx.n_60"].to_pylist()) <= {2, 3}
-        assert stays.poll() is None
-
-
-def is_answered(client, card):
-    """Whether the partition of a card has somebody who works it."""
-    try:
-        return client.vector("card_tx", event(card, 1), deadline_ms=1_500) is not None
-    except Indefinite:
-        return False
 
 
 def test_what_is_wrong_is_said_before_spark_starts(tmp_path, broker):

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from hofflight.errors import SettingsError
 from hofflight.settings import KafkaSettings
+from hofflight.spark_bridge import query
 from hofflight.spark_bridge.query import drop_uncommitted, kafka_options
 
 
@@ -147,3 +149,20 @@ def test_a_checkpoint_without_a_commit_is_dropped(tmp_path, files, is_dropped):
 
     assert drop_uncommitted(Jvm(deleted), str(checkpoint)) == is_dropped
     assert deleted == [checkpoint] * is_dropped
+
+
+class Source:
+    """What Spark's reader does without a connector, or for another reason."""
+
+    def __init__(self, message):
+        self.message = message
+
+    def load(self):
+        raise RuntimeError(self.message)
+
+
+def test_a_missing_connector_is_said_in_words_and_another_error_stays_what_it_is():
+    with pytest.raises(SettingsError, match="--jars"):
+        query._loaded(Source("Failed to find data source: kafka. Please deploy the application"))
+    with pytest.raises(RuntimeError, match="disk"):
+        query._loaded(Source("no disk"))
