@@ -88,6 +88,7 @@ from hofflight.errors.store import (
 from hofflight.errors.tree import (
     HofError,
     by_code,
+    read_error,
 )
 
 __all__ = [
@@ -157,4 +158,5 @@ __all__ = [
     "WrongPartition",
     "WrongType",
     "by_code",
+    "read_error",
 ]
