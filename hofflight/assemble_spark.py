@@ -8,26 +8,25 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hofflight.assemble_executor import Assignment, answer_partition
-from hofflight.assemble_kafka import cluster_of, streams_of
+from hofflight.assemble_kafka import cluster_of, make_topics, streams_of
 from hofflight.assemble_registry import open_registry
 from hofflight.assemble_sealing import environment, open_sealer
 from hofflight.assemble_worker import checked_topics, chosen_partitions
 from hofflight.clock import SystemClock
-from hofflight.errors import CodeChanged, SettingsError
+from hofflight.errors import CodeChanged
 from hofflight.eventlog.lock import StoreLock
 from hofflight.eventlog.store import Store
 from hofflight.features.modules import versions_of
-from hofflight.features.window import duration_us
 from hofflight.jars import spark_jars
 from hofflight.spark_bridge.application import Application
 from hofflight.spark_bridge.executor_side import Place
-from hofflight.spark_bridge.query import EARLIEST, TRIGGER_US_MIN, QueryPlan, start_query
+from hofflight.spark_bridge.query import EARLIEST, QueryPlan, start_query
 from hofflight.spark_bridge.session import local_master, open_session
 from hofflight.spark_bridge.state_store import Mark
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from pyspark.sql import SparkSession
@@ -35,23 +34,9 @@ if TYPE_CHECKING:
     from hofflight.features.group import FeatureGroup
     from hofflight.features.registry import Registry
     from hofflight.settings import Settings
-    from hofflight.spark_bridge.query import Mode
+    from hofflight.spark_bridge.plan import SparkPlan
 
 _LOOK_S = 0.25
-
-
-class SparkPlan(NamedTuple):
-    """What a user asks of Spark. checkpoint: "": beside the store. conf: Spark's own settings.
-
-    partitions: which of the topics'; None: all. trigger: a duration, `5m`.
-    """
-
-    master: str = ""
-    mode: Mode = "realtime"
-    trigger: str = "5m"
-    partitions: Sequence[int] | None = None
-    checkpoint: str = ""
-    conf: Mapping[str, str] = {}
 
 
 def run_spark(
@@ -108,16 +93,14 @@ class _Driver(NamedTuple):
         settings: Settings, plan: SparkPlan,
     ) -> _Driver:  # fmt: skip
         """Everything checked that would fail in a Python worker, far from whoever can mend it."""
-        trigger_us = duration_us(plan.trigger, "--trigger")
-        if trigger_us < TRIGGER_US_MIN:
-            msg = f"--trigger {plan.trigger}: Spark's Real-Time Mode has triggers of 5 s at least"
-            raise SettingsError(msg)
         groups = [group for name in names for group in versions_of(modules, name)]
         cluster = cluster_of(settings)
         with contextlib.closing(open_registry(settings)) as registry:
             by_stream = streams_of(groups, registry)
             for each in groups:
                 _require_registered(each, registry)
+        if plan.make_topics:
+            make_topics(settings, groups)
         counts = asyncio.run(checked_topics(cluster, by_stream, settings))
         whole = Store(path)
         whole.require(create=True)
@@ -133,7 +116,7 @@ class _Driver(NamedTuple):
         ]  # fmt: skip
         checkpoint = plan.checkpoint or str(path.resolve() / "checkpoint")
         queries = QueryPlan(
-            settings.kafka, checkpoint, _environment(settings), plan.mode, trigger_us
+            settings.kafka, checkpoint, _environment(settings), plan.mode, plan.trigger_us
         )  # fmt: skip
         return cls(path, modules, settings, queries, counts, by_stream, places)
 
