@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     )
     from hofflight.replay.training import report_of
     from hofflight.settings import Settings, load_settings
+    from hofflight.spark_bridge.plan import spark
     from hofflight.wire.schema import TIMESTAMP
     from hofflight.wire.vector import Vector
 
@@ -80,6 +81,7 @@ _PUBLIC = {
     "open": ("assemble", "open_store"),
     "quantile": ("features.window", "quantile"),
     "report_of": ("replay.training", "report_of"),
+    "spark": ("spark_bridge.plan", "spark"),
     "std": ("features.window", "std"),
     "stored_group": ("features.stored", "stored_group"),
     "sum": ("features.window", "sum"),
@@ -113,6 +115,7 @@ __all__ = [
     "open",
     "quantile",
     "report_of",
+    "spark",
     "std",
     "stored_group",
     "sum",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from hofflight.app import App
+from hofflight.assemble_apply import apply_spark
 from hofflight.assemble_online import open_online
 from hofflight.assemble_registry import open_registry, read_registry
 from hofflight.assemble_sealing import HOF, environment, open_sealer, sealed_log
@@ -98,7 +99,7 @@ def open_store(
     joiner = Joiner(engine, lookups, open_log, clock, settings.engine)
     app = App(
         engine, joiner, clock, path=store.path, offline=offline, announce=lock.announce,
-        on_close=on_close,
+        on_close=on_close, start_spark=functools.partial(apply_spark, store.path, settings),
     )  # fmt: skip
     sealer = open_sealer(store.path, [(store, app.streams)], settings, clock, trim)
     return app

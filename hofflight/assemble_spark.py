@@ -8,15 +8,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hofflight.assemble_executor import Assignment, answer_partition
-from hofflight.assemble_kafka import cluster_of, streams_of
+from hofflight.assemble_kafka import cluster_of, make_topics, streams_of
 from hofflight.assemble_registry import open_registry
 from hofflight.assemble_sealing import environment, open_sealer
 from hofflight.assemble_worker import checked_topics, chosen_partitions
 from hofflight.clock import SystemClock
-from hofflight.errors import CodeChanged, SettingsError
+from hofflight.errors import CodeChanged
 from hofflight.eventlog.store import Store
 from hofflight.features.modules import versions_of
-from hofflight.features.window import duration_us
 from hofflight.jars import spark_jars
 from hofflight.observe.events import Events
 from hofflight.spark_bridge.application import Application
@@ -25,7 +24,7 @@ from hofflight.spark_bridge.claims import Claims, holder_of
 from hofflight.spark_bridge.executor_side import Place
 from hofflight.spark_bridge.holdings import Holdings
 from hofflight.spark_bridge.progress import Meter
-from hofflight.spark_bridge.query import EARLIEST, TRIGGER_US_MIN, QueryPlan, start_query
+from hofflight.spark_bridge.query import EARLIEST, QueryPlan, start_query
 from hofflight.spark_bridge.session import local_master, open_session
 from hofflight.spark_bridge.state_store import marked
 
@@ -40,29 +39,12 @@ if TYPE_CHECKING:
     from hofflight.features.group import FeatureGroup
     from hofflight.features.registry import Registry
     from hofflight.settings import Settings
+    from hofflight.spark_bridge.plan import SparkPlan
     from hofflight.spark_bridge.progress import Progress
-    from hofflight.spark_bridge.query import Mode
 
 _events = Events("hofflight.spark")
 _LOOK_S = 0.25
 _TOLD_S = 60.0
-_TAKEOVER_S_MIN = 15.0
-
-
-class SparkPlan(NamedTuple):
-    """What a user asks of Spark. checkpoint: "": beside the store. conf: Spark's own settings.
-
-    partitions: which of the topics'; None: all. trigger: a duration, `5m`. takeover: how long
-    nobody works a partition until this application does; "": it leaves others' alone.
-    """
-
-    master: str = ""
-    mode: Mode = "realtime"
-    trigger: str = "5m"
-    partitions: Sequence[int] | None = None
-    checkpoint: str = ""
-    conf: Mapping[str, str] = {}
-    takeover: str = ""
 
 
 def run_spark(
@@ -110,21 +92,14 @@ def _opened(
     path: Path, names: Sequence[str], modules: str, settings: Settings, plan: SparkPlan
 ) -> Iterator[_Driver]:
     """Everything checked that would fail in a Python worker, far from whoever can mend it."""
-    trigger_us = duration_us(plan.trigger, "--trigger")
-    if trigger_us < TRIGGER_US_MIN:
-        msg = f"--trigger {plan.trigger}: Spark's Real-Time Mode has triggers of 5 s at least"
-        raise SettingsError(msg)
-    takeover_s = duration_us(plan.takeover, "--takeover") / 1e6 if plan.takeover else None
-    if takeover_s is not None and takeover_s < _TAKEOVER_S_MIN:
-        msg = f"--takeover {plan.takeover}: expected 15s at least"
-        hint = "what died on its own host is back by then, and has its state in memory"
-        raise SettingsError(msg, hint=hint)
     groups = [group for name in names for group in versions_of(modules, name)]
     with ExitStack() as stack:
         registry = stack.enter_context(contextlib.closing(open_registry(settings)))
         by_stream = streams_of(groups, registry)
         for each in groups:
             _require_registered(each, registry)
+        if plan.make_topics:
+            make_topics(settings, groups)
         counts = asyncio.run(checked_topics(cluster_of(settings), by_stream, settings))
         whole = Store(path)
         whole.require(create=True)
@@ -132,18 +107,19 @@ def _opened(
         prefix = settings.kafka.prefix
         every = [Place(s, number, prefix) for s, n in counts.items() for number in range(n)]
         numbers = chosen_partitions(plan.partitions, max(counts.values()))
-        checkpoint = plan.checkpoint or str(path.resolve() / "checkpoint")
+        queries = QueryPlan(
+            settings.kafka, plan.checkpoint or str(path.resolve() / "checkpoint"),
+            _environment(settings), plan.mode, plan.trigger_us,
+        )  # fmt: skip
         clock = SystemClock()
         ttl_ms = settings.kafka.lease_ttl_ms
-        claims = Claims(registry.leases(), holder_of(path), ttl_ms, takeover_s, clock)
+        claims = Claims(registry.leases(), holder_of(path), ttl_ms, plan.takeover_s, clock)
         holdings = Holdings(path, claims, plan.checkpoint, clock)
         stack.callback(holdings.close)
         yield _Driver(
             path, modules, settings, clock, by_stream, counts,
             [place for place in every if place.number in numbers],
-            every if claims.takes_over else [],
-            QueryPlan(settings.kafka, checkpoint, _environment(settings), plan.mode, trigger_us),
-            holdings,
+            every if claims.takes_over else [], queries, holdings,
         )  # fmt: skip
 
 

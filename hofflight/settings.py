@@ -249,6 +249,30 @@ def with_kafka(settings: Settings, bootstrap: str | None) -> Settings:
     return settings.model_copy(update={"kafka": given})
 
 
+def without_settings() -> dict[str, str]:
+    """Our environment without settings, for a process that has its own."""
+    return {
+        name: value for name, value in os.environ.items()
+        if not (name.upper().startswith("HOF_") and "__" in name)
+    }  # fmt: skip
+
+
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """Variables from which a process of workers reads these very settings; defaults are left out.
+
+    A server's tokens and the online store's password are not among them: workers use neither.
+    """
+    found = {}
+    for section in ("log", "engine", "replay", "registry", "kafka"):
+        values = getattr(settings, section)
+        for name, field in type(values).model_fields.items():
+            value = getattr(values, name)
+            if value != field.default:
+                text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+                found[f"HOF_{section}__{name}".upper()] = text
+    return found
+
+
 def load_settings(**sections: dict[str, Any]) -> Settings:
     """The settings of this process.
 

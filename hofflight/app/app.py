@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import pyarrow as pa
 
+from hofflight.app.applied import Embedded, modules_of
 from hofflight.app.offline_verbs import OfflineVerbs
-from hofflight.errors import Draining, HofError, NoAnswer, by_code
+from hofflight.errors import Draining, HofError, NoAnswer, SettingsError, by_code
 from hofflight.eventlog.protocol import Answer, Request
 from hofflight.features.stored import StoredGroup
 from hofflight.features.view import declare_view
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from hofflight.app.applied import Applied, StartSpark
     from hofflight.clock import Clock
     from hofflight.engine.embedded import Engine
     from hofflight.eventlog.protocol import Served
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from hofflight.replay.offline import Offline
     from hofflight.replay.seal import SealReport
     from hofflight.server.join import Joiner
+    from hofflight.spark_bridge.plan import SparkEngine
     from hofflight.wire.rows import Rows
 
 
@@ -52,6 +55,7 @@ class App(OfflineVerbs):
         offline: Callable[[], Offline],
         announce: Callable[[str], None],
         on_close: Callable[[], None],
+        start_spark: StartSpark,
     ) -> None:
         self.engine = engine
         self.worker = joiner
@@ -60,6 +64,8 @@ class App(OfflineVerbs):
         self.announce = announce
         self._clock = clock
         self._on_close = on_close
+        self._start_spark = start_spark
+        self._applied: list[Applied] = []
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -164,6 +170,50 @@ class App(OfflineVerbs):
         self._ask(served, batch, None, request_id, wants_answer=False)
         return batch.num_rows
 
+    def apply(
+        self,
+        groups: str | Sequence[str],
+        *,
+        engine: SparkEngine | Literal["embedded"] = "embedded",
+        save_features: bool | None = None,
+    ) -> Applied:
+        """Put registered groups to work, in all their versions, and give what stops them again.
+
+        "embedded": `register` did so already, in this process. `hof.spark(...)`: behind Kafka, by
+        an application in a process of its own, which ends with this one at the latest; it takes
+        some 10 s until it is ready. It makes missing topics, has a history of its own, and is asked
+        through `hof serve --kafka --nudge`; `vector` here goes on to ask this process.
+
+        `save_features`: whether what Spark answered goes to `hof.features.GROUP.VERSION` too; None:
+        as `kafka.features` says. Raw rows and answers are always in the log, as state is their
+        fold, so there is no `save_raw`.
+
+        Raises: UnknownView (HOF-201); CodeNotLoaded (HOF-504), embedded; SettingsError (HOF-601);
+            as the application says it, where it does not start: StoreLocked (HOF-501), CodeChanged
+            (HOF-507), KafkaUnavailable (HOF-512), TopicProblem (HOF-513), WorkerStopped (HOF-514).
+        """
+        self._require_open()
+        names = [groups] if isinstance(groups, str) else list(groups)
+        if not names:
+            msg = "apply takes the name of a group, or several"
+            raise SettingsError(msg)
+        if engine == "embedded":
+            for name in names:
+                self.engine.group(name, None)
+            if save_features is False:
+                msg = "save_features=False: an embedded store keeps what it answered"
+                raise SettingsError(msg, hint="leave it out; verify needs the answers")
+            return Embedded(names, lambda: not self._closed)
+        if isinstance(engine, str):
+            msg = f'engine is "embedded" or hof.spark(...), got {engine!r}'
+            raise SettingsError(msg)
+        for name in names:
+            self.engine.registry.group(name)
+        modules = engine.modules or modules_of(names, self.engine)
+        applied = self._start_spark(names, modules, engine, save_features=save_features)
+        self._applied = [each for each in self._applied if each.is_running] + [applied]
+        return applied
+
     def seal(self) -> list[SealReport]:
         """Turn what the logs hold into Parquet, and let them forget what nothing needs any more.
 
@@ -185,9 +235,11 @@ class App(OfflineVerbs):
         return self.engine.trim(sealed_to) + self.worker.trim(sealed_to)
 
     def close(self) -> None:
-        """Finish what is under way, write snapshots and let go of the store."""
+        """Stop what was applied, finish what is under way, write snapshots, let go of the store."""
         if not self._closed:
             self._closed = True
+            for applied in self._applied:
+                applied.stop()
             self.engine.close()
             self.worker.close()
             self._on_close()

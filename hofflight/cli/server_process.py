@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import signal
 import subprocess
@@ -125,11 +124,3 @@ def server_process(store: Path, modules: str, events: Path) -> Iterator[str]:
     arguments = ["serve", "--json", "--store", str(store), "--modules", modules]
     with hof_process([*arguments, "--grpc", "127.0.0.1:0"], events) as server:
         yield str(server.said()["address"])
-
-
-def without_settings() -> dict[str, str]:
-    """Our environment without settings: a demo's brokers and registry are its own."""
-    return {
-        name: value for name, value in os.environ.items()
-        if not (name.upper().startswith("HOF_") and "__" in name)
-    }  # fmt: skip

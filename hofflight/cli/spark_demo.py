@@ -16,8 +16,9 @@ from hofflight.cli import exchange, spark_features
 from hofflight.cli.cards_data import card_transactions
 from hofflight.cli.offline import verified
 from hofflight.cli.output import note, progress
-from hofflight.cli.server_process import hof_process, without_settings
+from hofflight.cli.server_process import hof_process
 from hofflight.errors import HofError, SettingsError
+from hofflight.settings import without_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -18,8 +18,8 @@ from hofflight.errors import SettingsError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from hofflight.assemble_spark import SparkPlan
     from hofflight.settings import Settings
+    from hofflight.spark_bridge.plan import SparkPlan
     from hofflight.spark_bridge.progress import Progress
 
 _LINE_S = 1.0
@@ -58,9 +58,13 @@ def spark(
     conf: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A setting of Spark's own.")
     ] = None,
+    make_topics: Annotated[
+        bool, typer.Option("--make-topics", help="Make topics that are missing, as register does.")
+    ] = False,
     once: Annotated[
         bool, typer.Option("--once", help="Without a supervisor: others start it again.")
     ] = False,
+    # It ends when its standard input does: with whoever started it.
     leashed: Annotated[bool, typer.Option("--leashed", hidden=True)] = False,
     json: Json = False,
 ) -> None:
@@ -70,15 +74,18 @@ def spark(
     partition has one application or worker at a time. It starts again by itself what ends, itself
     included, until SIGTERM or SIGINT.
     """
-    if not once and not leashed:
-        raise typer.Exit(_supervised())
-    from hofflight.assemble_spark import SparkPlan
+    if not once:
+        raise typer.Exit(_supervised(leashed=leashed))
     from hofflight.settings import with_kafka, with_registry
+    from hofflight.spark_bridge.plan import SparkPlan
 
     settings = with_kafka(with_registry(None, registry), kafka)
     numbers = partition_numbers(partitions)
-    settings_of_spark = _settings_of(conf or [])
-    plan = SparkPlan(master, mode, trigger, numbers, checkpoint, settings_of_spark, takeover)
+    plan = SparkPlan(
+        master=master, mode=mode, trigger=trigger, checkpoint=checkpoint, takeover=takeover,
+        make_topics=make_topics, conf=_settings_of(conf or []),
+        partitions=None if numbers is None else tuple(numbers),
+    )  # fmt: skip
     _run(Application(store, group, modules, settings, plan), leashed=leashed, json=json)
 
 
@@ -128,11 +135,14 @@ def _run(wanted: Application, *, leashed: bool, json: bool) -> None:
         raise typer.Exit(DIED) from error
 
 
-def _supervised() -> int:
+def _supervised(*, leashed: bool) -> int:
     from hofflight.assemble_sealing import HOF
-    from hofflight.spark_bridge.supervisor import Supervisor
+    from hofflight.spark_bridge.supervisor import Supervisor, end_with_parent
 
-    return Supervisor([*HOF, *sys.argv[1:], "--leashed"]).run()
+    supervisor = Supervisor([*HOF, *sys.argv[1:], "--once", "--leashed"])
+    if leashed:
+        end_with_parent(supervisor.stop)
+    return supervisor.run()
 
 
 def _settings_of(conf: list[str]) -> dict[str, str]:
@@ -140,7 +150,7 @@ def _settings_of(conf: list[str]) -> dict[str, str]:
     found = {}
     for text in conf:
         key, mark, value = text.partition("=")
-        if not mark or not key.startswith("spark."):
+        if not mark:
             msg = f"--conf {text!r} is no spark.KEY=VALUE"
             raise SettingsError(msg)
         found[key] = value

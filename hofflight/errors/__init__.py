@@ -89,6 +89,7 @@ from hofflight.errors.store import (
 from hofflight.errors.tree import (
     HofError,
     by_code,
+    read_error,
 )
 
 __all__ = [
@@ -159,4 +160,5 @@ __all__ = [
     "WrongPartition",
     "WrongType",
     "by_code",
+    "read_error",
 ]

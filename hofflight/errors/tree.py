@@ -26,6 +26,16 @@ class HofError(Exception):
         return f"{self.code}: {self.message}{hint}"
 
 
+def read_error(said: str) -> HofError | None:
+    """The error that a command printed last, as `HOF-215: message Hint: hint`; None for none."""
+    lines = [line for line in said.splitlines() if line.startswith("HOF-")]
+    if not lines:
+        return None
+    code, _, message = lines[-1].partition(": ")
+    text, _, hint = message.partition(" Hint: ")
+    return by_code().get(code, HofError)(text, hint=hint)
+
+
 def by_code() -> dict[str, type[HofError]]:
     """Every error class by its code, so that a client raises what the server meant."""
     found: dict[str, type[HofError]] = {}

@@ -30,7 +30,7 @@ from hofflight.eventlog.directory import sync_path
 from hofflight.eventlog.frames import frames_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from hofflight.eventlog.store import Store
 
@@ -109,9 +109,10 @@ class Backup:
             self._mine = listed
             return copied
 
-    def restore(self, store: Store) -> bool:
+    def restore(self, store: Store, meanwhile: Callable[[], object] = lambda: None) -> bool:
         """Bring the newest copy into a store that has no log of this name; False: there is none.
 
+        meanwhile: called after each MiB at the latest; a large copy takes minutes.
         Raises: StoreFormat (HOF-503), it is damaged, or of another release.
         """
         with _reached(self._path):
@@ -123,7 +124,7 @@ class Backup:
                 for name, pieces in manifest.files.items():
                     path = fresh / name
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    self._fetch(path, pieces)
+                    self._fetch(path, pieces, meanwhile)
                 for folder in _FOLDERS:
                     _moved(fresh / folder / self._stream, store.path / folder / self._stream)
             return True
@@ -135,7 +136,7 @@ class Backup:
             for block in _blocks(path, begin, begin + piece.size):
                 sink.write(block)
 
-    def _fetch(self, path: Path, pieces: Sequence[Piece]) -> None:
+    def _fetch(self, path: Path, pieces: Sequence[Piece], meanwhile: Callable[[], object]) -> None:
         with path.open("wb") as file:
             for piece in pieces:
                 seen = hashlib.blake2b(digest_size=_DIGEST_BYTES)
@@ -147,6 +148,7 @@ class Backup:
                     while block := source.read(_BLOCK):
                         seen.update(block)
                         file.write(block)
+                        meanwhile()
                 if seen.hexdigest() != piece.object:
                     raise self._damaged(f"a piece of {path.name} has changed")
         sync_path(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias, get_args
@@ -43,7 +44,7 @@ class FeatureGroup:
     """A checked declaration: schema, transformation, windows and derived columns of one version.
 
     Build one with `hof.feature_group`. The order of the columns is the contract: input, output,
-    windows, derive, each in declaration order.
+    windows, derive, each in declaration order. module: whose code declared it.
     """
 
     name: str
@@ -61,6 +62,7 @@ class FeatureGroup:
     output_types: Mapping[str, pa.DataType] = field(default_factory=dict)
     window_types: Mapping[str, pa.DataType] = field(default_factory=dict)
     derive_types: Mapping[str, pa.DataType] = field(default_factory=dict)
+    module: str = ""
 
     def __call__(self, function: Function) -> FeatureGroup:
         """Take the transformation: what happens when a group decorates a function.
@@ -200,6 +202,7 @@ def feature_group(
         name, version, keys, event_time, schema, dict(output or {}), dict(windows or {}),
         dict(derive or {}), duration_us(late, "late="),
         None if early is None else duration_us(early, "early="), mode,
+        module=sys._getframe(1).f_globals.get("__name__", ""),  # noqa: SLF001 as `namedtuple` does
     )  # fmt: skip
     return _typed(group)
 

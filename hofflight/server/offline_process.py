@@ -21,10 +21,9 @@ from hofflight import limits
 from hofflight.errors import (
     BadRange,
     BadRequest,
-    HofError,
     InternalError,
     Overloaded,
-    by_code,
+    read_error,
 )
 from hofflight.features.group import NAME
 
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 _RETRY_AFTER_MS: Final = 1_000
 _BATCH_ROWS: Final = 8_192
-# Its words as `hof` prints them: `HOF-215: message Hint: hint`.
-_CODE_END: Final = ": "
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _VERSION_MAX: Final = 999_999_999  # nine digits, as in `group@2.column`
 
@@ -158,7 +155,9 @@ class OfflineProcess:
         # `verify` ends with 1 where something differs, and prints what.
         if printed:
             return printed
-        raise _failed(said.decode(errors="replace"))
+        raise read_error(said.decode(errors="replace")) or InternalError(
+            "the offline process failed; the server's log has no more"
+        )
 
 
 def _batches(reader: Any) -> Iterator[Any]:
@@ -209,13 +208,3 @@ def _option(name: str, value: str) -> str:
     if "\0" in value:
         raise BadRequest(f"{name}: {value[:100]!r} holds a NUL")
     return f"{name}={value}"
-
-
-def _failed(said: str) -> HofError:
-    """The error whose text the process printed last."""
-    lines = [line for line in said.splitlines() if line.startswith("HOF-")]
-    if not lines:
-        return InternalError("the offline process failed; the server's log has no more")
-    code, _, message = lines[-1].partition(_CODE_END)
-    text, _, hint = message.partition(" Hint: ")
-    return by_code().get(code, HofError)(text, hint=hint)

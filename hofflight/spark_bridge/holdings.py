@@ -64,6 +64,7 @@ class Holdings:
                     hint = "stop that one, ask for other --partitions, or step in by --takeover 1m"
                     raise StoreLocked(msg, hint=hint)
                 stop.wait(_LOOK_S)
+                self._claims.lost()  # hold what is ours already; what is not is said again
 
     def share(self, application: Application, others: Sequence[Place]) -> None:
         """Leave what another application took; take of `others` what nobody has for long enough.
@@ -130,7 +131,8 @@ class Holdings:
     def _bring(self, place: Place) -> None:
         """Restore a log that was never here."""
         if self._backups and not any(self.log(place).glob("*.log")):
-            is_there = self._copy(place).restore(self.store(place))
+            # It may take minutes: without it the leases of all the others would run out.
+            is_there = self._copy(place).restore(self.store(place), self._claims.lost)
             _events.info("restored" if is_there else "new_store", topic=place.topic,
                          partition=place.number)  # fmt: skip
 

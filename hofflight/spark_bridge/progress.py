@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -69,7 +70,7 @@ class Meter:
             done, counted = (0, 0) if mark is None else (mark.next, mark.rows)
             records += done
             rows += counted
-            size += sum(f.stat().st_blocks * 512 for f in log.iterdir()) if log.exists() else 0
+            size += _size(log)
             begin, end = self._bounds.get((place.topic, place.number), (0, -1))
             is_known = is_known and end >= 0
             lag += max(0, end - max(begin, done))
@@ -84,3 +85,12 @@ class Meter:
             self._next_s = now_s + _PERIOD_S
             wanted = [(place.topic, place.number) for place in places]
             self._asked = self._pool.submit(self._ask, wanted)
+
+
+def _size(log: Path) -> int:
+    """What a log takes of its disk, trimmed by other processes meanwhile."""
+    size = 0
+    for path in log.glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            size += path.stat().st_blocks * 512
+    return size

@@ -12,7 +12,7 @@ import json
 import warnings
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from hofflight.errors import SettingsError
 from hofflight.spark_bridge.executor_side import OUTPUT_DDL
@@ -25,12 +25,11 @@ if TYPE_CHECKING:
 
     from hofflight.settings import KafkaSettings
     from hofflight.spark_bridge.executor_side import Place
+    from hofflight.spark_bridge.plan import Mode
 
-Mode = Literal["realtime", "microbatch"]
 # In an environment of its own, a query gets a worker of its own.
 _PLACE: Final = "HOF_SPARK_PLACE"
 EARLIEST: Final = -2
-TRIGGER_US_MIN: Final = 5_000_000
 
 
 @dataclass(frozen=True, slots=True)

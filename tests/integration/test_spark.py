@@ -182,6 +182,6 @@ def test_what_is_wrong_is_said_before_spark_starts(tmp_path, broker):
     assert (module.returncode, trigger.returncode, conf.returncode) == (2, 2, 2)
     assert "nowhere" in module.stderr
     assert "5 s" in trigger.stderr
-    assert "spark.KEY=VALUE" in conf.stderr
+    assert "'executor.cores' is no spark.KEY" in conf.stderr
     assert changed.returncode == 1
     assert "HOF-507" in changed.stderr

@@ -1,6 +1,5 @@
 """`hof` as a process of a demo's own: ready, ended in good order, never left behind."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,8 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hofflight.cli.server_process import hof_process, without_settings
+from hofflight.cli.server_process import hof_process
 from hofflight.errors import HofError
+from hofflight.settings import without_settings
 
 REPO = Path(__file__).parents[3]
 STARTS_ONE = """
@@ -89,13 +89,3 @@ def of_folder(folder):
         for info in found
         if info["cwd"] == str(folder) and info["status"] != psutil.STATUS_ZOMBIE
     ]
-
-
-def test_settings_of_whoever_starts_it_are_left_out(monkeypatch):
-    monkeypatch.setenv("HOF_KAFKA__PREFIX", "others")
-    monkeypatch.setenv("HOF_DEBUG", "1")
-
-    kept = without_settings()
-
-    assert "HOF_KAFKA__PREFIX" not in kept
-    assert (kept["HOF_DEBUG"], kept["PATH"]) == ("1", os.environ["PATH"])

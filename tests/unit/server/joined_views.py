@@ -277,7 +277,7 @@ def with_store(app, store, *, open_log=None, log=None):
     app._closed = True  # the other one is closed in its place
     return App(
         app.engine, joiner, app._clock, path=app.path, offline=app.offline, announce=app.announce,
-        on_close=on_close,
+        on_close=on_close, start_spark=app._start_spark,
     )  # fmt: skip
 
 

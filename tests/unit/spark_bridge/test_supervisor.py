@@ -150,6 +150,27 @@ def test_an_application_lives_no_longer_than_its_supervisor(supervised):
     until(lambda: not is_running(pid))
 
 
+def test_a_leashed_supervisor_ends_in_good_order_with_whoever_holds_its_input(tmp_path):
+    """As `hof spark` does that a program started, also one that is killed."""
+    path = tmp_path / "starts"
+    leashed = """
+        import sys
+        from hofflight.spark_bridge.supervisor import Supervisor, end_with_parent
+        supervisor = Supervisor([sys.executable, "-c", sys.argv[1], sys.argv[2]])
+        end_with_parent(supervisor.stop)
+        sys.exit(supervisor.run())
+        """
+    works = STARTS + "time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(leashed), works, str(path)], cwd=ROOT,
+        stdin=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        pid = int(until(lambda: path.exists() and path.read_text()))
+        process.stdin.close()
+        assert process.wait(30) == 0
+        assert not is_running(pid)
+
+
 def test_stop_in_a_pause_ends_it_at_once(tmp_path):
     """Between two starts there is nothing to end."""
     from hofflight.spark_bridge.supervisor import Supervisor
