@@ -7,6 +7,9 @@ BIN    := $(VENV)/bin
 EXTRAS := kafka spark pandas polars redis postgres delta mlflow otel plots demo dev
 
 UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python
+# Tests wait for processes more than they compute: a lane a core, whole files to each, since what a
+# file starts is shared within it.
+PYTEST     = $(BIN)/python -m pytest -n logical --dist loadfile
 # One resolution for all: the tools constrain all.lock, all.lock constrains the lock of each extra.
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --custom-compile-command "make lock" $(LOCK_FLAGS)
@@ -29,10 +32,10 @@ demo-spark: jars $(VENV)/.stamp-project ## the same over Kafka and Spark: two se
 	$(BIN)/hof demo spark
 
 test: setup postgres jars lint ## everything but soak: lint, types, import contracts, the whole suite
-	$(BIN)/python -m pytest -m "not soak"
+	$(PYTEST) -m "not soak"
 
 check: setup postgres lint ## the fast lane: lint, types, contracts, house + unit + conformance tests
-	HYPOTHESIS_PROFILE=fast $(BIN)/python -m pytest -m "not soak and not kafka" $(FAST_LANES)
+	HYPOTHESIS_PROFILE=fast $(PYTEST) -m "not soak and not kafka" $(FAST_LANES)
 
 soak: setup jars ## the long repetitions, and property tests with many more examples
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m soak --timeout 3600
