@@ -61,7 +61,10 @@ def run_spark(
     with ExitStack() as stack:
         driver = stack.enter_context(_opened(path, names, modules, settings, plan))
         mine = driver.holdings
+        stack.enter_context(driver.claims.kept())
         mine.claim(driver.wanted, stop)
+        if stop.is_set():
+            return
         if plan.checkpoint:
             stack.callback(Backups(lambda: mine.places, mine.save).stop)
         master = plan.master or local_master(len({*driver.wanted, *driver.others}))
@@ -119,7 +122,7 @@ def _opened(
         yield _Driver(
             path, modules, settings, clock, by_stream, counts,
             [place for place in every if place.number in numbers],
-            every if claims.takes_over else [], queries, holdings,
+            every if claims.takes_over else [], queries, claims, holdings,
         )  # fmt: skip
 
 
@@ -138,6 +141,7 @@ class _Driver(NamedTuple):
     wanted: Sequence[Place]
     others: Sequence[Place]
     queries: QueryPlan
+    claims: Claims
     holdings: Holdings
 
     def start(self, spark: SparkSession, place: Place) -> Any:

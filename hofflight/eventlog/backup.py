@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -28,12 +29,14 @@ from pyarrow import fs
 from hofflight.errors import BackupUnavailable, StoreFormat
 from hofflight.eventlog.directory import sync_path
 from hofflight.eventlog.frames import frames_of
+from hofflight.observe.events import Events
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from hofflight.eventlog.store import Store
 
+_events = Events("hofflight.eventlog")
 FORMAT: Final = 1
 _KEPT: Final = 2
 _BLOCK: Final = 1 << 20
@@ -47,6 +50,10 @@ _Name = Annotated[str, msgspec.Meta(pattern=r"^(snapshots|sealed|log)(/[\w=-][\w
 _Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}\Z")]
 
 
+class _Damaged(Exception):
+    """Of a copy: another one may be whole."""
+
+
 class Piece(msgspec.Struct, frozen=True, array_like=True):
     """Bytes of a file, and the name of the object that has them."""
 
@@ -55,9 +62,10 @@ class Piece(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The pieces of each file, by its path in the store."""
+    """The pieces of each file, by its path in the store. next: the offset that comes after it."""
 
     files: dict[_Name, list[Piece]]
+    next: Annotated[int, msgspec.Meta(ge=0)] = 0
     format: int = FORMAT
 
 
@@ -78,16 +86,27 @@ class Backup:
         # a power loss took here, or be another host's.
         self._mine: dict[str, list[Piece]] = {}
 
-    def save(self, store: Store) -> int:
+    def save(self, store: Store, next_offset: int) -> int:
         """Copy what is new in a store's log, also while it is written; gives the bytes of it.
 
-        A store without a log leaves the copy as it is. Raises: LogCorrupt (HOF-502); StoreFormat
-        (HOF-503), the copy is damaged, or of another release.
+        next_offset: what the log had of the topic before this call. A copy that has more, as
+        another host left it, stays as it is until this one caught up; so it does where there is no
+        log. Raises: LogCorrupt (HOF-502); StoreFormat (HOF-503), the copy is of another release.
         """
         with _reached(self._path):
             numbers = self._numbers()
-            before = self._read(numbers[-1]).files if numbers else {}
+            newest = next(self._whole(numbers), _Manifest({}))
+            if next_offset < newest.next:
+                _events.warning(
+                    "copy_is_further", log=self._stream, next=next_offset, copy=newest.next
+                )
+                return 0
             there = self._objects()
+            # Without a piece that was lost there, and what follows on it: that is written again.
+            before = {
+                name: [*takewhile(lambda piece: there.get(piece.object) == piece.size, pieces)]
+                for name, pieces in newest.files.items()
+            }
             listed: dict[str, list[Piece]] = {}
             copied = 0
             with _scratch(store.path / f"still-{self._stream}") as still:
@@ -104,53 +123,61 @@ class Backup:
                             copied += piece.size
                         pieces.append(piece)
                     listed[name] = pieces
-            if listed and listed != before:
-                self._publish(numbers, _Manifest(listed))
+            if listed and (listed != newest.files or next_offset != newest.next):
+                self._publish(numbers, _Manifest(listed, next_offset))
             self._mine = listed
             return copied
 
-    def restore(self, store: Store, meanwhile: Callable[[], object] = lambda: None) -> bool:
-        """Bring the newest copy into a store that has no log of this name; False: there is none.
+    def restore(self, store: Store) -> int | None:
+        """Bring the newest whole copy into a store that has no log of this name.
 
-        meanwhile: called after each MiB at the latest; a large copy takes minutes.
-        Raises: StoreFormat (HOF-503), it is damaged, or of another release.
+        Gives the offset that the topic goes on with; None: there is no copy.
+        Raises: StoreFormat (HOF-503), all that are kept are damaged, or of another release.
         """
         with _reached(self._path):
             numbers = self._numbers()
-            if not numbers:
-                return False
-            manifest = self._read(numbers[-1])
-            with _scratch(store.path / f"restored-{self._stream}") as fresh:
-                for name, pieces in manifest.files.items():
-                    path = fresh / name
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    self._fetch(path, pieces, meanwhile)
-                for folder in _FOLDERS:
-                    _moved(fresh / folder / self._stream, store.path / folder / self._stream)
-            return True
+            for manifest in self._whole(numbers):
+                try:
+                    self._bring(manifest, store)
+                except _Damaged as error:
+                    _events.warning("copy_passed_over", log=self._stream, error=str(error))
+                else:
+                    return manifest.next
+            if numbers:
+                msg = f"the backup of {self._stream} is damaged: no manifest has all its pieces"
+                raise StoreFormat(msg, hint="delete it, to begin with what the topic has")
+            return None
 
     # --- files ---
+
+    def _bring(self, manifest: _Manifest, store: Store) -> None:
+        with _scratch(store.path / f"restored-{self._stream}") as fresh:
+            for name, pieces in manifest.files.items():
+                path = fresh / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._fetch(path, pieces)
+            for folder in _FOLDERS:
+                _moved(fresh / folder / self._stream, store.path / folder / self._stream)
 
     def _write(self, path: Path, begin: int, piece: Piece) -> None:
         with self._files.open_output_stream(self._object(piece)) as sink:
             for block in _blocks(path, begin, begin + piece.size):
                 sink.write(block)
 
-    def _fetch(self, path: Path, pieces: Sequence[Piece], meanwhile: Callable[[], object]) -> None:
+    def _fetch(self, path: Path, pieces: Sequence[Piece]) -> None:
         with path.open("wb") as file:
             for piece in pieces:
                 seen = hashlib.blake2b(digest_size=_DIGEST_BYTES)
                 try:
                     source = self._files.open_input_stream(self._object(piece))
                 except FileNotFoundError:
-                    raise self._damaged(f"a piece of {path.name} is missing") from None
+                    raise _Damaged(f"a piece of {path.name} is missing") from None
                 with source:
                     while block := source.read(_BLOCK):
                         seen.update(block)
                         file.write(block)
-                        meanwhile()
                 if seen.hexdigest() != piece.object:
-                    raise self._damaged(f"a piece of {path.name} has changed")
+                    raise _Damaged(f"a piece of {path.name} has changed")
         sync_path(path)
 
     # --- manifests ---
@@ -169,17 +196,20 @@ class Backup:
         selector = fs.FileSelector(self._path + folder, allow_not_found=True)
         return {info.base_name: info.size for info in self._files.get_file_info(selector)}
 
-    def _read(self, number: int) -> _Manifest:
-        with self._files.open_input_stream(self._manifest(number)) as source:
-            data = source.read()
-        try:
-            found = msgspec.json.decode(data, type=_Manifest)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise self._damaged(f"manifest {number}: {error}") from error
-        if found.format != FORMAT:
-            msg = f"the backup of {self._stream} has format {found.format}, this reads {FORMAT}"
-            raise StoreFormat(msg, hint="upgrade hofflight")
-        return found
+    def _whole(self, numbers: Sequence[int]) -> Iterator[_Manifest]:
+        """The manifests that can be read, newest first. Raises: StoreFormat (HOF-503)."""
+        for number in reversed(numbers):
+            with self._files.open_input_stream(self._manifest(number)) as source:
+                data = source.read()
+            try:
+                found = msgspec.json.decode(data, type=_Manifest)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                _events.warning("copy_passed_over", log=self._stream, error=str(error))
+                continue
+            if found.format != FORMAT:
+                msg = f"the backup of {self._stream} has format {found.format}, this reads {FORMAT}"
+                raise StoreFormat(msg, hint="upgrade hofflight")
+            yield found
 
     def _publish(self, before: Sequence[int], manifest: _Manifest) -> None:
         """Make a manifest the one that counts, and forget what only older ones name."""
@@ -192,10 +222,9 @@ class Backup:
             self._files.delete_file(self._manifest(old))
         named = {
             piece.object
-            for kept in numbers[-_KEPT:]
-            for pieces in self._read(kept).files.values()
-            for piece in pieces
-        }
+            for kept in self._whole(numbers[-_KEPT:])
+            for pieces in kept.files.values() for piece in pieces
+        }  # fmt: skip
         for name in self._objects().keys() - named:
             self._files.delete_file(f"{self._path}/objects/{name}")
 
@@ -204,10 +233,6 @@ class Backup:
 
     def _manifest(self, number: int) -> str:
         return f"{self._path}/manifest-{number:020d}.json"
-
-    def _damaged(self, what: str) -> StoreFormat:
-        hint = "delete the backup, to begin with what the topic has"
-        return StoreFormat(f"the backup of {self._stream} is damaged: {what}", hint=hint)
 
 
 def _opened(url: str) -> tuple[Any, str]:

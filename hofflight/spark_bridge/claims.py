@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from hofflight.errors import RegistryUnavailable
 from hofflight.observe.events import Events
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from hofflight.clock import Clock
@@ -58,7 +60,7 @@ def holder_of(store: Path) -> Holder:
 
 
 class Claims:
-    """The partitions that are ours. Thread: one, which calls `lost` several times a second.
+    """The partitions that are ours. Thread: one; `kept` has one of its own beside it.
 
     takeover_s: how long a partition is nobody's before it is ours; None: we take none.
     """
@@ -73,21 +75,43 @@ class Claims:
         self._takeover_s = takeover_s
         self.takes_over = takeover_s is not None
         self._clock = clock
+        self._lock = threading.Lock()
         self._held: list[Place] = []
+        self._lost: list[Place] = []
         self._free_since: dict[Place, float] = {}
         self._renew_s = self._look_s = clock.monotonic_s()
 
     def claim(self, place: Place) -> bool:
         """Take a partition where nobody else has it. Raises: RegistryUnavailable (HOF-515)."""
         self._free_since.pop(place, None)
-        if not self._acquired(place):
-            return False
-        self._held.append(place)
-        return True
+        with self._lock:
+            if not self._acquired(place):
+                return False
+            self._held.append(place)
+            return True
 
     def drop(self, place: Place) -> None:
-        """It is not ours any more, and its lease runs out by itself: maybe it is another's now."""
-        self._held = [held for held in self._held if held != place]
+        """It is not ours any more, whosever it is now."""
+        with self._lock:
+            self._held = [held for held in self._held if held != place]
+            self._lost = [lost for lost in self._lost if lost != place]
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Hold what is ours while this thread starts Spark, restores state or copies it."""
+        done = threading.Event()
+
+        def keep() -> None:
+            while not done.wait(self.ttl_s / _RENEWALS / 2):
+                self.lost()
+
+        thread = threading.Thread(target=keep, name="hof-leases", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def holder(self, place: Place) -> str:
         """Who has a partition, for people. Raises: RegistryUnavailable (HOF-515)."""
@@ -95,12 +119,15 @@ class Claims:
         return found[0].instance if found else "nobody"
 
     def lost(self) -> list[Place]:
-        """Hold for longer what is ours; gives what another one took. `drop` that."""
-        now_s = self._clock.monotonic_s()
-        if now_s < self._renew_s:
-            return []
-        self._renew_s = now_s + self.ttl_s / _RENEWALS
-        lost = []
+        """Hold for longer what is ours; gives what another one took, until `drop`."""
+        with self._lock:
+            now_s = self._clock.monotonic_s()
+            if now_s >= self._renew_s:
+                self._renew_s = now_s + self.ttl_s / _RENEWALS
+                self._renew()
+            return list(self._lost)
+
+    def _renew(self) -> None:
         for place in self._held:
             try:
                 is_ours = self._acquired(place)
@@ -109,8 +136,8 @@ class Claims:
                 break
             if not is_ours:
                 _events.error("partition_lost", topic=place.topic, partition=place.number)
-                lost.append(place)
-        return lost
+                self._lost.append(place)
+        self._held = [place for place in self._held if place not in self._lost]
 
     def abandoned(self, places: Sequence[Place]) -> list[Place]:
         """Those of the places of others that were nobody's for so long that we may take them."""
@@ -128,14 +155,16 @@ class Claims:
         self._free_since = {place: self._free_since.get(place, now_s) for place in free}
         return [p for p, since_s in self._free_since.items() if now_s - since_s > self._takeover_s]
 
-    def release(self) -> None:
-        """Give all back."""
-        for place in self._held:
-            try:
-                self._leases.release(_name(place), self._holder.epoch)
-            except RegistryUnavailable:
-                return  # they run out by themselves
-        self._held = []
+    def release(self, places: Sequence[Place]) -> None:
+        """Give back at once those of these that are ours."""
+        with self._lock:
+            for place in self._held:
+                if place in places:
+                    try:
+                        self._leases.release(_name(place), self._holder.epoch)
+                    except RegistryUnavailable:
+                        break  # they run out by themselves
+            self._held = [place for place in self._held if place not in places]
 
     def _acquired(self, place: Place) -> bool:
         # The first time and to renew: a registry that was restored may not know of us.

@@ -13,6 +13,7 @@ from hofflight.eventlog.backup import Backup
 from hofflight.eventlog.lock import StoreLock
 from hofflight.eventlog.store import Store
 from hofflight.observe.events import Events
+from hofflight.spark_bridge.state_store import begin_mark, marked
 
 if TYPE_CHECKING:
     import threading
@@ -45,7 +46,7 @@ class Holdings:
 
     def close(self) -> None:
         """Leave all to others."""
-        self._claims.release()
+        self._claims.release(self.places)
         for lock in self._locks.values():
             lock.release()
 
@@ -64,7 +65,6 @@ class Holdings:
                     hint = "stop that one, ask for other --partitions, or step in by --takeover 1m"
                     raise StoreLocked(msg, hint=hint)
                 stop.wait(_LOOK_S)
-                self._claims.lost()  # hold what is ours already; what is not is said again
 
     def share(self, application: Application, others: Sequence[Place]) -> None:
         """Leave what another application took; take of `others` what nobody has for long enough.
@@ -80,8 +80,8 @@ class Holdings:
         for place in self._claims.abandoned(others):
             try:
                 is_ours = self._take(place)
-            except HofError as error:
-                _events.warning("takeover_failed", topic=place.topic, error=error.message)
+            except (HofError, OSError) as error:
+                _events.warning("takeover_failed", topic=place.topic, error=str(error))
                 continue
             if is_ours:
                 _events.warning("taken_over", topic=place.topic, partition=place.number)
@@ -92,7 +92,8 @@ class Holdings:
 
         Raises: BackupUnavailable (HOF-516).
         """
-        return self._copy(place).save(self.store(place))
+        mark = marked(self.log(place))  # before the log is looked at: that has more
+        return self._copy(place).save(self.store(place), mark.next) if mark is not None else 0
 
     def store(self, place: Place) -> Store:
         """The store that a partition has here."""
@@ -117,24 +118,26 @@ class Holdings:
                 if self._claims.takes_over:
                     return False
                 raise
-        is_ours = False
+        is_brought = False
         try:
-            is_ours = self._claims.claim(place)
-            if is_ours:
+            if self._claims.claim(place):
                 self._bring(place)
                 self.places.append(place)
+                is_brought = True
         finally:
-            if place not in self.places:
+            if not is_brought:
+                self._claims.release([place])
                 self._leave(place)
-        return is_ours
+        return is_brought
 
     def _bring(self, place: Place) -> None:
         """Restore a log that was never here."""
         if self._backups and not any(self.log(place).glob("*.log")):
-            # It may take minutes: without it the leases of all the others would run out.
-            is_there = self._copy(place).restore(self.store(place), self._claims.lost)
-            _events.info("restored" if is_there else "new_store", topic=place.topic,
-                         partition=place.number)  # fmt: skip
+            offset = self._copy(place).restore(self.store(place))
+            if offset is not None:
+                begin_mark(self.log(place), offset)
+            _events.info("new_store" if offset is None else "restored", topic=place.topic,
+                         partition=place.number, next=offset or 0)  # fmt: skip
 
     def _leave(self, place: Place) -> None:
         self._claims.drop(place)

@@ -135,6 +135,13 @@ def marked(directory: Path) -> Mark | None:
         return mark
 
 
+def begin_mark(directory: Path, next_offset: int) -> None:
+    """Mark a log that came from elsewhere: it has what was worked up to there."""
+    with closing(Mark(directory / "mark")) as mark:
+        mark.next = next_offset
+        mark.save()
+
+
 class Opened(Protocol):
     """What works a partition, while it is in memory. logged: the offset of its last entry."""
 

@@ -4,6 +4,7 @@ import pytest
 
 from tests.unit.engine.conftest import make_group
 from tests.unit.spark_bridge.partitions import World
+from tests.unit.spark_bridge.survivors import Shared
 
 
 @pytest.fixture
@@ -19,3 +20,11 @@ def make_world(tmp_path):
     yield make
     for world in worlds:
         world.close()
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """What applications share that have partitions of one topic."""
+    shared = Shared(tmp_path)
+    yield shared
+    shared.close()

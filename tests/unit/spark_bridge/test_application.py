@@ -141,6 +141,89 @@ def test_stop_ends_what_runs():
     assert [query.is_stopped for query in bench.started] == [False, True, True]
 
 
+# --- partitions that come and go ------------------------------------------------------------------
+
+
+def test_a_partition_that_comes_is_started_at_once_and_kept_running():
+    bench = Bench(PLACES[0])
+    bench.application.start()
+    bench.application.add(PLACES[1])
+    assert [query.place for query in bench.started] == PLACES[:2]
+    bench.end()
+    bench.look(1)
+    assert [query.place for query in bench.started] == [*PLACES[:2], PLACES[1]]
+    assert bench.application.restarts == 1
+    bench.application.stop()
+    assert [query.is_stopped for query in bench.started] == [True, False, True]
+
+
+def test_one_may_come_where_there_is_none():
+    """Who steps in for others may begin without any."""
+    bench = Bench()
+    bench.application = Application([], bench.start, bench.clock)
+    bench.application.start()
+    bench.look(60)
+    bench.application.add(PLACES[2])
+    assert [query.place for query in bench.started] == [PLACES[2]]
+
+
+def test_a_partition_that_comes_and_does_not_start_is_said():
+    bench = Bench(PLACES[0])
+    bench.application.start()
+    bench.refusal = ConnectionError("the JVM is gone")
+    with pytest.raises(ConnectionError):
+        bench.application.add(PLACES[1])
+
+
+def test_a_partition_that_goes_is_stopped_and_not_started_again():
+    bench = Bench()
+    bench.application.start()
+    bench.application.remove(PLACES[1])
+    assert [query.is_stopped for query in bench.started] == [False, True, False]
+    bench.started[1].end("it was stopped")
+    for _ in range(100):
+        bench.look(1)
+    assert len(bench.started) == 3
+    assert bench.application.restarts == 0
+
+
+def test_a_partition_that_goes_while_it_waits_is_not_started_again():
+    """It died, and another application took it meanwhile."""
+    bench = Bench()
+    bench.application.start()
+    bench.started[2].end()
+    bench.look()
+    bench.application.remove(PLACES[2])
+    bench.look(60)
+    assert len(bench.started) == 3
+    assert not bench.started[2].is_stopped
+
+
+def test_a_partition_that_is_not_ours_goes_without_a_word():
+    bench = Bench(PLACES[0])
+    bench.application.start()
+    bench.application.remove(PLACES[1])
+    assert [query.is_stopped for query in bench.started] == [False]
+
+
+def test_a_partition_that_comes_back_begins_with_a_clean_slate():
+    """How often it ended before is not held against it."""
+    bench = Bench(PLACES[0])
+    bench.application.start()
+    for _ in range(9):
+        bench.end()
+        bench.look(60)
+    bench.application.remove(PLACES[0])
+    bench.application.add(PLACES[0])
+    bench.end()
+    tries = len(bench.started)
+    bench.look(1)
+    assert len(bench.started) == tries + 1
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
 TRACE = """[STREAM_FAILED] Query terminated with exception: Job aborted
 Traceback (most recent call last):
   File "worker.py", line 1, in main

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hofflight.errors import LogCorrupt, StoreFormat, StoreLocked
-from hofflight.spark_bridge.state_store import Mark, StateStore, boot
+from hofflight.spark_bridge.state_store import Mark, StateStore, boot, marked
 
 
 class FakeState:
@@ -263,6 +263,20 @@ def test_a_mark_is_read_beside_its_writer(path):
         assert reader.next == 0
     with opened(path) as reader:
         assert (reader.next, reader.number, reader.rows) == (5, 5, 6)
+
+
+def test_of_a_log_that_nobody_worked_there_is_no_mark(tmp_path):
+    """And asking makes none."""
+    for directory in (tmp_path, tmp_path / "none"):
+        assert marked(directory) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_mark_of_a_log_is_what_it_was_when_asked(path):
+    works(path, 0, 4)
+    before = marked(path.parent)
+    works(path, 5, 9)
+    assert (before.next, marked(path.parent).next) == (5, 10)
 
 
 # --- who holds it ---------------------------------------------------------------------------------
