@@ -46,7 +46,11 @@ def spark(
         str, typer.Option(metavar="URL", help="Spark's master; this machine, where left out.")
     ] = "",
     checkpoint: Annotated[
-        str, typer.Option(metavar="URL", help="A folder or object store; in --store, without.")
+        str,
+        typer.Option(
+            metavar="URL",
+            help="A folder or object store for offsets and copies of logs; in --store, without.",
+        ),
     ] = "",
     takeover: Annotated[
         str,

@@ -62,7 +62,7 @@ class FeatureGroup:
     output_types: Mapping[str, pa.DataType] = field(default_factory=dict)
     window_types: Mapping[str, pa.DataType] = field(default_factory=dict)
     derive_types: Mapping[str, pa.DataType] = field(default_factory=dict)
-    module: str = ""
+    module: str = field(default="", compare=False)
 
     def __call__(self, function: Function) -> FeatureGroup:
         """Take the transformation: what happens when a group decorates a function.

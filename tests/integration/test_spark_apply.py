@@ -14,7 +14,7 @@ from tests.integration.kafka_place import KafkaPlace, event
 
 REPO = Path(__file__).parents[2]
 PAGE = REPO / "docs/guide/spark.md"
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(300)]  # each starts a JVM
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
 
 def program(bootstrap):
@@ -24,7 +24,13 @@ def program(bootstrap):
     return code.replace("kafka-1:9092", bootstrap)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGKILL, id="SIGKILL"),
+        pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.soak),  # a minute, with its JVM
+    ],
+)
 def test_the_guides_program_answers_by_spark_and_nothing_outlives_it(tmp_path, broker, number):
     """Topics are made, a server finds the app's registry; every answer is what DuckDB says."""
     place = KafkaPlace(tmp_path, broker.bootstrap, partitions=2, nudge=1)
