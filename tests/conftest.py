@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +21,8 @@ for profile, max_examples in {"fast": 20, "ci": 100, "soak": 2_000}.items():
         suppress_health_check=[HealthCheck.too_slow],  # the same
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+# What a shell starts in its background ignores SIGINT, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
