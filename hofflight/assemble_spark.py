@@ -14,6 +14,7 @@ from hofflight.assemble_sealing import environment, open_sealer
 from hofflight.assemble_worker import checked_topics, chosen_partitions
 from hofflight.clock import SystemClock
 from hofflight.errors import CodeChanged
+from hofflight.eventlog.local import LogReader
 from hofflight.eventlog.store import Store
 from hofflight.features.modules import versions_of
 from hofflight.jars import spark_jars
@@ -24,7 +25,7 @@ from hofflight.spark_bridge.claims import Claims, holder_of
 from hofflight.spark_bridge.executor_side import Place
 from hofflight.spark_bridge.holdings import Holdings
 from hofflight.spark_bridge.progress import Meter
-from hofflight.spark_bridge.query import EARLIEST, QueryPlan, start_query
+from hofflight.spark_bridge.query import EARLIEST, QueryPlan, spark_url, start_query
 from hofflight.spark_bridge.session import local_master, open_session
 from hofflight.spark_bridge.state_store import marked
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 _events = Events("hofflight.spark")
 _LOOK_S = 0.25
 _TOLD_S = 60.0
+_LINE_S = 5.0
 
 
 def run_spark(
@@ -65,22 +67,28 @@ def run_spark(
         mine.claim(driver.wanted, stop)
         if stop.is_set():
             return
+        if plan.takeover and not plan.checkpoint:
+            hint = "what is taken over begins with what the topic has, unless the store is shared"
+            _events.warning("takeover_without_copies", hint=f"{hint}: give a --checkpoint")
         if plan.checkpoint:
             stack.callback(Backups(lambda: mine.places, mine.save).stop)
         master = plan.master or local_master(len({*driver.wanted, *driver.others}))
         spark = open_session(f"hof {' '.join(names)}", master, spark_jars(), plan.conf)
         stack.callback(spark.stop)
         application = Application(
-            mine.places, lambda place: driver.start(spark, place), driver.clock
-        )
+            mine.places, lambda place: driver.start(spark, place), driver.clock,
+            mine.give_up if driver.claims.takes_over else None,
+        )  # fmt: skip
         application.start()
         stack.callback(application.stop)
         stack.enter_context(_sealing(path, driver))
-        meter = stack.enter_context(contextlib.closing(driver.meter()))
+        meter = stack.enter_context(
+            contextlib.closing(driver.meter(_TOLD_S if progress is None else _LINE_S))
+        )
         ready({"groups": list(names), "partitions": sorted({p.number for p in mine.places})})
         told_s = driver.clock.monotonic_s()
         while not stop.wait(_LOOK_S):
-            mine.share(application, driver.others)
+            mine.share(application, driver.wanted, driver.others)
             application.look()
             found = meter.read(mine.places, application.restarts)
             if progress is not None:
@@ -111,13 +119,13 @@ def _opened(
         every = [Place(s, number, prefix) for s, n in counts.items() for number in range(n)]
         numbers = chosen_partitions(plan.partitions, max(counts.values()))
         queries = QueryPlan(
-            settings.kafka, plan.checkpoint or str(path.resolve() / "checkpoint"),
+            settings.kafka, spark_url(plan.checkpoint or str(path.resolve() / "checkpoint")),
             _environment(settings), plan.mode, plan.trigger_us,
         )  # fmt: skip
         clock = SystemClock()
         ttl_ms = settings.kafka.lease_ttl_ms
         claims = Claims(registry.leases(), holder_of(path), ttl_ms, plan.takeover_s, clock)
-        holdings = Holdings(path, claims, plan.checkpoint, clock)
+        holdings = Holdings(path, claims, plan.checkpoint, clock, _next_offset)
         stack.callback(holdings.close)
         yield _Driver(
             path, modules, settings, clock, by_stream, counts,
@@ -157,16 +165,30 @@ class _Driver(NamedTuple):
         offset = EARLIEST if mark is None else mark.next or EARLIEST
         return start_query(spark, self.queries, place, answer_partition, assignment, offset)
 
-    def meter(self) -> Meter:
+    def meter(self, period_s: float) -> Meter:
         """What reads how far all is."""
         cluster = cluster_of(self.settings)
-        return Meter(self.holdings.log, lambda p: asyncio.run(cluster.bounds(p)), self.clock)
+        return Meter(
+            self.holdings.log, lambda p: asyncio.run(cluster.bounds(p)), self.clock, period_s
+        )
 
     def streams(self, number: int) -> dict[str, int]:
         """The last entries of the logs in a partition's store."""
         places = [place for place in self.holdings.places if place.number == number]
         marks = {place.stream: marked(self.holdings.log(place)) for place in places}
         return {stream: mark.number for stream, mark in marks.items() if mark is not None}
+
+
+def _next_offset(log: Path) -> int:
+    """The offset after the last record that a log has, or that was dealt with without an entry."""
+    reader = LogReader(log)
+    counted = 0
+    for _, first, _ in reversed(reader.segments()):
+        counted = max((meta.offset + 1 for _, meta in reader.read_meta(first - 1)), default=0)
+        if counted:
+            break
+    mark = marked(log)
+    return max(counted, 0 if mark is None else mark.next)
 
 
 def _require_registered(group: FeatureGroup, registry: Registry) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import Future
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import pyarrow as pa
@@ -212,6 +213,9 @@ class App(OfflineVerbs):
         modules = engine.modules or modules_of(names, self.engine)
         applied = self._start_spark(names, modules, engine, save_features=save_features)
         self._applied = [each for each in self._applied if each.is_running] + [applied]
+        if self._closed:  # by another thread, while Spark started
+            applied.stop()
+            self._require_open()
         return applied
 
     def seal(self) -> list[SealReport]:
@@ -238,11 +242,12 @@ class App(OfflineVerbs):
         """Stop what was applied, finish what is under way, write snapshots, let go of the store."""
         if not self._closed:
             self._closed = True
-            for applied in self._applied:
-                applied.stop()
-            self.engine.close()
-            self.worker.close()
-            self._on_close()
+            with ExitStack() as closing:  # all of them, whatever one of them raises
+                closing.callback(self._on_close)
+                closing.callback(self.worker.close)
+                closing.callback(self.engine.close)
+                for applied in self._applied:
+                    closing.callback(applied.stop)
 
     def _require_open(self) -> None:
         if self._closed:

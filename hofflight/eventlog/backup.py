@@ -14,9 +14,7 @@ taken, which never change.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import shutil
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
@@ -27,8 +25,20 @@ import pyarrow as pa
 from pyarrow import fs
 
 from hofflight.errors import BackupUnavailable, StoreFormat
+from hofflight.eventlog.backup_files import (
+    DIGEST_BYTES,
+    FOLDERS,
+    Piece,
+    blocks,
+    digest,
+    lacking,
+    linked,
+    moved,
+    origin_of,
+    scratch,
+    standing,
+)
 from hofflight.eventlog.directory import sync_path
-from hofflight.eventlog.frames import frames_of
 from hofflight.observe.events import Events
 
 if TYPE_CHECKING:
@@ -40,33 +50,33 @@ _events = Events("hofflight.eventlog")
 FORMAT: Final = 1
 _KEPT: Final = 2
 _BLOCK: Final = 1 << 20
-_TRIES: Final = 5
-_DIGEST_BYTES: Final = 20
+# Also one that was not escaped, as keys of S3 have a slash.
+_SECRET: Final = re.compile(r"//[^/:@\s]*(:\S*)?@")
 _NUMBER: Final = re.compile(r"manifest-([0-9]{20})\.json")
-# The log comes last: a store that has one is restored.
-_FOLDERS: Final = ("snapshots", "sealed", "log")
 # What a manifest may name: a manifest of anybody's must not reach outside.
 _Name = Annotated[str, msgspec.Meta(pattern=r"^(snapshots|sealed|log)(/[\w=-][\w=.-]*)+\Z")]
-_Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}\Z")]
 
 
 class _Damaged(Exception):
     """Of a copy: another one may be whole."""
 
 
-class Piece(msgspec.Struct, frozen=True, array_like=True):
-    """Bytes of a file, and the name of the object that has them."""
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The pieces of each file, by its path in the store.
 
-    object: _Digest
-    size: Annotated[int, msgspec.Meta(ge=1)]
-
-
-class _Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The pieces of each file, by its path in the store. next: the offset that comes after it."""
+    origin: of the log, see `origin_of`. next: the offset that comes after it.
+    """
 
     files: dict[_Name, list[Piece]]
+    origin: str = ""
     next: Annotated[int, msgspec.Meta(ge=0)] = 0
     format: int = FORMAT
+
+
+class _Format(msgspec.Struct, frozen=True):
+    """What every release writes."""
+
+    format: int
 
 
 class Backup:
@@ -81,10 +91,16 @@ class Backup:
         self._stream = stream
         with _reached(url):
             self._files, root = _opened(url)
+        self._is_folder = isinstance(self._files, fs.LocalFileSystem)
         self._path = f"{root.rstrip('/')}/backup/{stream}/{number}"
         # As this process listed them. Other pieces are compared with the files: they may have what
         # a power loss took here, or be another host's.
         self._mine: dict[str, list[Piece]] = {}
+
+    def newest(self) -> Manifest | None:
+        """The newest copy that can be read. Raises: StoreFormat (HOF-503), another release's."""
+        with _reached(self._path):
+            return next(self._whole(self._numbers()), None)
 
     def save(self, store: Store, next_offset: int) -> int:
         """Copy what is new in a store's log, also while it is written; gives the bytes of it.
@@ -95,7 +111,7 @@ class Backup:
         """
         with _reached(self._path):
             numbers = self._numbers()
-            newest = next(self._whole(numbers), _Manifest({}))
+            newest = next(self._whole(numbers), Manifest({}))
             if next_offset < newest.next:
                 _events.warning(
                     "copy_is_further", log=self._stream, next=next_offset, copy=newest.next
@@ -109,22 +125,24 @@ class Backup:
             }
             listed: dict[str, list[Piece]] = {}
             copied = 0
-            with _scratch(store.path / f"still-{self._stream}") as still:
-                for path in _linked(store, self._stream, still):
+            origin = origin_of(store.log / self._stream)  # a file of it: the first copy has it too
+            with scratch(store.path / f"still-{self._stream}") as still:
+                for path in linked(store, self._stream, still):
                     name = path.relative_to(still).as_posix()
                     known = before.get(name, [])
-                    pieces = _standing(path, known, is_mine=known == self._mine.get(name))
-                    begin, end = _lacking(path, pieces)
+                    pieces = standing(path, known, is_mine=known == self._mine.get(name))
+                    begin, end = lacking(path, pieces)
                     if end > begin:
-                        piece = Piece(_digest(path, begin, end), end - begin)
+                        piece = Piece(digest(path, begin, end), end - begin)
                         if there.get(piece.object) != piece.size:
                             self._write(path, begin, piece)
                             there[piece.object] = piece.size
                             copied += piece.size
                         pieces.append(piece)
                     listed[name] = pieces
-            if listed and (listed != newest.files or next_offset != newest.next):
-                self._publish(numbers, _Manifest(listed, next_offset))
+            manifest = Manifest(listed, origin, next_offset)
+            if listed and manifest != newest:
+                self._publish(numbers, manifest)
             self._mine = listed
             return copied
 
@@ -150,24 +168,26 @@ class Backup:
 
     # --- files ---
 
-    def _bring(self, manifest: _Manifest, store: Store) -> None:
-        with _scratch(store.path / f"restored-{self._stream}") as fresh:
+    def _bring(self, manifest: Manifest, store: Store) -> None:
+        with scratch(store.path / f"restored-{self._stream}") as fresh:
             for name, pieces in manifest.files.items():
                 path = fresh / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._fetch(path, pieces)
-            for folder in _FOLDERS:
-                _moved(fresh / folder / self._stream, store.path / folder / self._stream)
+            for folder in FOLDERS:
+                moved(fresh / folder / self._stream, store.path / folder / self._stream)
 
     def _write(self, path: Path, begin: int, piece: Piece) -> None:
         with self._files.open_output_stream(self._object(piece)) as sink:
-            for block in _blocks(path, begin, begin + piece.size):
+            for block in blocks(path, begin, begin + piece.size):
                 sink.write(block)
+        self._synced(self._object(piece))
 
     def _fetch(self, path: Path, pieces: Sequence[Piece]) -> None:
+        path.touch(mode=0o600)
         with path.open("wb") as file:
             for piece in pieces:
-                seen = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+                seen = hashlib.blake2b(digest_size=DIGEST_BYTES)
                 try:
                     source = self._files.open_input_stream(self._object(piece))
                 except FileNotFoundError:
@@ -187,6 +207,8 @@ class Backup:
         numbers = sorted(int(m[1]) for name in found if (m := _NUMBER.fullmatch(name)))
         if not numbers:  # there are none only where some could be
             self._files.create_dir(f"{self._path}/objects", recursive=True)
+            if self._is_folder:  # others of this host have no business with events and answers
+                Path(self._path).chmod(0o700)
         return numbers
 
     def _objects(self) -> dict[str, int]:
@@ -196,37 +218,45 @@ class Backup:
         selector = fs.FileSelector(self._path + folder, allow_not_found=True)
         return {info.base_name: info.size for info in self._files.get_file_info(selector)}
 
-    def _whole(self, numbers: Sequence[int]) -> Iterator[_Manifest]:
+    def _whole(self, numbers: Sequence[int]) -> Iterator[Manifest]:
         """The manifests that can be read, newest first. Raises: StoreFormat (HOF-503)."""
         for number in reversed(numbers):
             with self._files.open_input_stream(self._manifest(number)) as source:
                 data = source.read()
             try:
-                found = msgspec.json.decode(data, type=_Manifest)
+                written = msgspec.json.decode(data, type=_Format).format
+                found = msgspec.json.decode(data, type=Manifest) if written == FORMAT else None
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 _events.warning("copy_passed_over", log=self._stream, error=str(error))
                 continue
-            if found.format != FORMAT:
-                msg = f"the backup of {self._stream} has format {found.format}, this reads {FORMAT}"
+            if found is None:
+                msg = f"the backup of {self._stream} has format {written}, this reads {FORMAT}"
                 raise StoreFormat(msg, hint="upgrade hofflight")
             yield found
 
-    def _publish(self, before: Sequence[int], manifest: _Manifest) -> None:
+    def _publish(self, before: Sequence[int], manifest: Manifest) -> None:
         """Make a manifest the one that counts, and forget what only older ones name."""
         numbers = [*before, max(before, default=0) + 1]
         path = self._manifest(numbers[-1])
+        self._synced(f"{self._path}/objects")
         with self._files.open_output_stream(f"{path}.tmp") as sink:
             sink.write(msgspec.json.encode(manifest))
+        self._synced(f"{path}.tmp")
         self._files.move(f"{path}.tmp", path)
+        self._synced(self._path)
         for old in numbers[:-_KEPT]:
             self._files.delete_file(self._manifest(old))
-        named = {
-            piece.object
-            for kept in self._whole(numbers[-_KEPT:])
-            for pieces in kept.files.values() for piece in pieces
-        }  # fmt: skip
+        kept = list(self._whole(numbers[-_KEPT:]))
+        if len(kept) < len(numbers[-_KEPT:]):
+            return  # nobody knows what the damaged one names
+        named = {piece.object for m in kept for pieces in m.files.values() for piece in pieces}
         for name in self._objects().keys() - named:
             self._files.delete_file(f"{self._path}/objects/{name}")
+
+    def _synced(self, path: str) -> None:
+        """An object store has what it has; a folder is to survive a power loss too."""
+        if self._is_folder:
+            sync_path(Path(path))
 
     def _object(self, piece: Piece) -> str:
         return f"{self._path}/objects/{piece.object}"
@@ -249,104 +279,6 @@ def _reached(where: str) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException) as error:
         what = (str(error) or type(error).__name__).splitlines()[0]
-        msg = f"the backup at {where}: {what}"
+        # Whoever writes a secret into an address shall not find it in a log.
+        msg = _SECRET.sub("//", f"the backup at {where}: {what}")
         raise BackupUnavailable(msg, hint="what is in the store is not lost") from error
-
-
-@contextmanager
-def _scratch(path: Path) -> Iterator[Path]:
-    """An empty folder, which is gone at the end, with what a process that was killed left in it."""
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(mode=0o700)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _linked(store: Store, stream: str, still: Path) -> list[Path]:
-    """Links to the files that make a whole: snapshots before the log, which has all they have.
-
-    Sealed files are before it too: what they end with, the log goes on from. A log that was trimmed
-    meanwhile may not reach back to them, so it is looked at again. None where there is no log.
-    """
-    log = store.log / stream
-    for _ in range(_TRIES):
-        first = min((path.name for path in log.glob("*.log")), default="")
-        found: list[Path] = []
-        try:
-            for folder in _FOLDERS:
-                found += _link_all(store.path, f"{folder}/{stream}", still)
-        except FileNotFoundError:
-            found = []
-        if found and first and first == min((path.name for path in log.glob("*.log")), default=""):
-            return found
-        for path in still.iterdir():
-            shutil.rmtree(path)
-    return []
-
-
-def _link_all(root: Path, folder: str, still: Path) -> list[Path]:
-    """Links to a folder's files of ours, those of others left out."""
-    found = []
-    for path in sorted((root / folder).rglob("*")):
-        if path.suffix in {".log", ".snap", ".parquet", ".json"} and path.is_file():
-            link = still / path.relative_to(root)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            os.link(path, link)
-            found.append(link)
-    return found
-
-
-def _moved(fresh: Path, target: Path) -> None:
-    """Put a folder in the place of what an earlier try may have left there."""
-    shutil.rmtree(target, ignore_errors=True)
-    if fresh.exists():
-        for folder in (fresh, *(path for path in fresh.rglob("*") if path.is_dir())):
-            sync_path(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fresh.rename(target)
-        sync_path(target.parent)
-
-
-def _standing(path: Path, known: Sequence[Piece], *, is_mine: bool) -> list[Piece]:
-    """The pieces of a file that are still its bytes. is_mine: nobody else listed them."""
-    is_whole = sum(piece.size for piece in known) == path.stat().st_size
-    if path.suffix == ".json" or (path.suffix != ".log" and not is_whole):
-        return []
-    # Numbers that are sealed are never given away again: of those files the size tells.
-    if is_mine or path.suffix == ".parquet":
-        return list(known)
-    begin, kept = 0, []
-    for piece in known:
-        if _digest(path, begin, begin + piece.size) != piece.object:
-            break
-        begin += piece.size
-        kept.append(piece)
-    return kept
-
-
-def _lacking(path: Path, pieces: list[Piece]) -> tuple[int, int]:
-    """The range of a file's bytes that becomes a piece; takes from its end what goes into that."""
-    begin = sum(piece.size for piece in pieces)
-    if path.suffix != ".log":
-        return begin, path.stat().st_size
-    end = max((frame.end for frame in frames_of(path, begin)), default=begin)
-    while end > begin and pieces and pieces[-1].size <= end - begin:
-        begin -= pieces.pop().size
-    return begin, end
-
-
-def _digest(path: Path, begin: int, end: int) -> str:
-    seen = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    for block in _blocks(path, begin, end):
-        seen.update(block)
-    return seen.hexdigest()
-
-
-def _blocks(path: Path, begin: int, end: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        file.seek(begin)
-        while begin < end and (block := file.read(min(_BLOCK, end - begin))):
-            begin += len(block)
-            yield block

@@ -37,20 +37,25 @@ class _Running:
 
 
 class Application:
-    """Keeps queries running. Thread: one. start: starts a place's query."""
+    """Keeps queries running. Thread: one. start: starts a place's query.
+
+    give_up: where another application may do better, called in place of an end of all, with what a
+    query ends of again and again.
+    """
 
     def __init__(
-        self, places: Sequence[Place], start: Callable[[Place], Any], clock: Clock
-    ) -> None:
+        self, places: Sequence[Place], start: Callable[[Place], Any], clock: Clock,
+        give_up: Callable[[Place, str], None] | None = None,
+    ) -> None:  # fmt: skip
         self._all = [_Running(place) for place in places]
         self._start = start
         self._clock = clock
+        self._give_up = give_up
         self.restarts = 0
 
     def add(self, place: Place) -> None:
-        """One more partition, from now on. Raises: as `start`."""
+        """One more partition, from the next look on."""
         self._all.append(_Running(place))
-        self._begin(self._all[-1])
 
     def remove(self, place: Place) -> None:
         """Leave a partition to others."""
@@ -71,11 +76,11 @@ class Application:
         Raises: WorkerStopped (HOF-514), one ends again and again; whatever a dead JVM makes of it.
         """
         now_s = self._clock.monotonic_s()
-        for running in self._all:
+        for running in list(self._all):
             if running.query is not None and not running.query.isActive:
                 self._ended(running, now_s)
             elif running.query is None and now_s >= running.again_s:
-                self.restarts += 1
+                self.restarts += running.backoff.failures > 0
                 self._begin(running)
 
     def stop(self) -> None:
@@ -95,6 +100,10 @@ class Application:
         _events.error("query_ended", topic=place.topic, partition=place.number, error=why)
         if failures >= _FAILURES_MAX:
             msg = f"the query of {place.topic}/{place.number} ended {failures} times: {why}"
+            if self._give_up is not None:
+                self.remove(place)
+                self._give_up(place, msg)
+                return
             raise WorkerStopped(msg, hint="what it ends of is in the log")
         running.query = None
         running.again_s = now_s + wait_s

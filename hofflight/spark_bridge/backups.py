@@ -51,7 +51,7 @@ class Backups:
                 copied = self._save(place)
             except HofError as error:
                 _events.warning("backup_failed", **at, error=error.message)
-            except OSError as error:  # a full disk has no room for links
+            except Exception as error:  # noqa: BLE001 a full disk has no room for links; serving goes on
                 _events.warning("backup_failed", **at, error=str(error))
             else:
                 _events.debug("backed_up", **at, bytes=copied)

@@ -1,19 +1,22 @@
 """Whose partition it is: a lease for each, in the registry that all applications share.
 
-A lease belongs to a folder on a host, not to a process: an application that starts again with its
-store has its partitions at once. Another one waits until a lease has run out, and longer where it
-only steps in. While the registry is away nobody loses anything: nobody else can take it then.
+A lease belongs to a store, not to a process: an application that starts again with its store has
+its partitions at once. Another one waits until a lease has run out, and longer where it only steps
+in. Who cannot renew a lease has lost it when its time is over: maybe others reach the registry.
 """
 
 from __future__ import annotations
 
-import hashlib
+import secrets
 import socket
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from hofflight.errors import RegistryUnavailable
+import orjson
+
+from hofflight.errors import RegistryUnavailable, StoreFormat
+from hofflight.eventlog.directory import whole_file
 from hofflight.observe.events import Events
 
 if TYPE_CHECKING:
@@ -25,8 +28,11 @@ if TYPE_CHECKING:
     from hofflight.spark_bridge.executor_side import Place
 
 _events = Events("hofflight.spark")
-# Two renewals may fail before a lease is over.
+# In the time of a lease: one may fail, the next one is in time.
 _RENEWALS: Final = 3
+# Longer than Spark takes to start, or a large copy to come.
+_HANGS_S: Final = 600.0
+_SOON_S: Final = 1.0
 
 
 class Leases(Protocol):
@@ -53,16 +59,25 @@ class Holder(NamedTuple):
 
 
 def holder_of(store: Path) -> Holder:
-    """The holder that a store on this host is, at each of its starts."""
-    instance = f"{socket.gethostname()}:{store.resolve()}"
-    digest = hashlib.blake2b(instance.encode(), digest_size=8).digest()
-    return Holder(instance, int.from_bytes(digest) >> 2)  # below 2**62
+    """The holder that a store is, at each of its starts: its number is kept in it."""
+    path = store / "holder.json"
+    if not path.exists():
+        with whole_file(path) as fresh:
+            fresh.write_bytes(orjson.dumps({"epoch": secrets.randbits(62)}))
+    try:
+        epoch = orjson.loads(path.read_bytes())["epoch"]
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        epoch = None
+    if not isinstance(epoch, int) or not 0 <= epoch < 1 << 63:
+        msg = f"{path.name} of {store.name!r} is damaged"
+        raise StoreFormat(msg, hint="delete it: the store is another holder of partitions then")
+    return Holder(f"{socket.gethostname()}:{store.resolve()}", epoch)
 
 
 class Claims:
-    """The partitions that are ours. Thread: one; `kept` has one of its own beside it.
+    """The partitions that are ours. Thread: one; `kept` has another one, which renews.
 
-    takeover_s: how long a partition is nobody's before it is ours; None: we take none.
+    takeover_s: how long a partition is nobody's before it is ours; None: we take none of others.
     """
 
     def __init__(
@@ -76,34 +91,53 @@ class Claims:
         self.takes_over = takeover_s is not None
         self._clock = clock
         self._lock = threading.Lock()
-        self._held: list[Place] = []
-        self._lost: list[Place] = []
+        self._until_s: dict[Place, float] = {}  # of what is held; by our clock
         self._free_since: dict[Place, float] = {}
-        self._renew_s = self._look_s = clock.monotonic_s()
+        self._looked_s = self._seen_s = clock.monotonic_s()
 
     def claim(self, place: Place) -> bool:
         """Take a partition where nobody else has it. Raises: RegistryUnavailable (HOF-515)."""
         self._free_since.pop(place, None)
+        began_s = self._seen_s = self._clock.monotonic_s()
+        if not self._acquired(place):
+            return False
         with self._lock:
-            if not self._acquired(place):
-                return False
-            self._held.append(place)
-            return True
+            self._until_s[place] = began_s + self.ttl_s
+        # Where one was free there may be more: soon, and yet in turns with other applications.
+        self._looked_s = min(self._looked_s, began_s + _SOON_S - self.ttl_s / _RENEWALS)
+        return True
 
     def drop(self, place: Place) -> None:
         """It is not ours any more, whosever it is now."""
         with self._lock:
-            self._held = [held for held in self._held if held != place]
-            self._lost = [lost for lost in self._lost if lost != place]
+            self._until_s.pop(place, None)
+
+    def release(self, places: Sequence[Place]) -> None:
+        """Give back at once those of these that are ours."""
+        for place in places:
+            with self._lock:
+                is_ours = self._until_s.pop(place, None) is not None
+            if is_ours:
+                with suppress(RegistryUnavailable):  # it runs out by itself
+                    self._leases.release(_name(place), self._holder.epoch)
+
+    def holder(self, place: Place) -> str:
+        """Who has a partition, for people. Raises: RegistryUnavailable (HOF-515)."""
+        found = [lease for lease in self._leases.held() if lease.topic == _name(place)]
+        return found[0].instance if found else "nobody"
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Hold what is ours while this thread starts Spark, restores state or copies it."""
+        """Renew what is ours until the end of the block, whatever this thread does in it.
+
+        Unless it hangs: a partition that nobody looks after is for others to take.
+        """
         done = threading.Event()
 
         def keep() -> None:
-            while not done.wait(self.ttl_s / _RENEWALS / 2):
-                self.lost()
+            while not done.wait(self.ttl_s / _RENEWALS):
+                if self._clock.monotonic_s() - self._seen_s < _HANGS_S:
+                    self.renew()
 
         thread = threading.Thread(target=keep, name="hof-leases", daemon=True)
         thread.start()
@@ -113,58 +147,46 @@ class Claims:
             done.set()
             thread.join()
 
-    def holder(self, place: Place) -> str:
-        """Who has a partition, for people. Raises: RegistryUnavailable (HOF-515)."""
-        found = [lease for lease in self._leases.held() if lease.topic == _name(place)]
-        return found[0].instance if found else "nobody"
-
-    def lost(self) -> list[Place]:
-        """Hold for longer what is ours; gives what another one took, until `drop`."""
-        with self._lock:
-            now_s = self._clock.monotonic_s()
-            if now_s >= self._renew_s:
-                self._renew_s = now_s + self.ttl_s / _RENEWALS
-                self._renew()
-            return list(self._lost)
-
-    def _renew(self) -> None:
-        for place in self._held:
+    def renew(self) -> None:
+        """Hold for longer what is ours. What another one took meanwhile is lost."""
+        for place, until_s in list(self._until_s.items()):
+            began_s = self._clock.monotonic_s()
+            if began_s >= until_s:
+                continue  # lost, until it is dropped: another one may have worked it meanwhile
             try:
                 is_ours = self._acquired(place)
             except RegistryUnavailable as error:
                 _events.warning("lease_not_renewed", topic=place.topic, error=error.message)
-                break
-            if not is_ours:
-                _events.error("partition_lost", topic=place.topic, partition=place.number)
-                self._lost.append(place)
-        self._held = [place for place in self._held if place not in self._lost]
+                return
+            with self._lock:
+                if place in self._until_s:
+                    self._until_s[place] = began_s + self.ttl_s if is_ours else began_s
 
-    def abandoned(self, places: Sequence[Place]) -> list[Place]:
-        """Those of the places of others that were nobody's for so long that we may take them."""
-        others = [place for place in places if place not in self._held]
+    def lost(self) -> list[Place]:
+        """What was ours and is not: taken, or not renewed in time. `drop` that."""
+        now_s = self._seen_s = self._clock.monotonic_s()
+        with self._lock:
+            return [place for place, until_s in self._until_s.items() if now_s >= until_s]
+
+    def free(self, wanted: Sequence[Place], others: Sequence[Place]) -> list[Place]:
+        """Those that we may take: wanted ones that are nobody's, others that were for long enough.
+
+        It looks three times in the time of a lease; none while the registry is away.
+        """
         now_s = self._clock.monotonic_s()
-        if self._takeover_s is None or not others or now_s < self._look_s:
+        places = [p for p in dict.fromkeys([*wanted, *others]) if p not in self._until_s]
+        if not places or now_s < self._looked_s + self.ttl_s / _RENEWALS:
             return []
-        self._look_s = now_s + self.ttl_s / _RENEWALS
+        self._looked_s = now_s
         try:
             held = {lease.topic for lease in self._leases.held()}
         except RegistryUnavailable:
             self._free_since.clear()  # nobody could renew: all of them begin anew
             return []
-        free = [place for place in others if _name(place) not in held]
+        free = [place for place in places if _name(place) not in held]
         self._free_since = {place: self._free_since.get(place, now_s) for place in free}
-        return [p for p, since_s in self._free_since.items() if now_s - since_s > self._takeover_s]
-
-    def release(self, places: Sequence[Place]) -> None:
-        """Give back at once those of these that are ours."""
-        with self._lock:
-            for place in self._held:
-                if place in places:
-                    try:
-                        self._leases.release(_name(place), self._holder.epoch)
-                    except RegistryUnavailable:
-                        break  # they run out by themselves
-            self._held = [place for place in self._held if place not in places]
+        patience_s = self._takeover_s or 0.0
+        return [p for p in free if p in wanted or now_s - self._free_since[p] > patience_s]
 
     def _acquired(self, place: Place) -> bool:
         # The first time and to renew: a registry that was restored may not know of us.

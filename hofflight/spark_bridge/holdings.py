@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from hofflight.errors import HofError, StoreLocked
 from hofflight.eventlog.backup import Backup
+from hofflight.eventlog.backup_files import origin_of, set_aside
 from hofflight.eventlog.lock import StoreLock
 from hofflight.eventlog.store import Store
 from hofflight.observe.events import Events
@@ -17,7 +18,7 @@ from hofflight.spark_bridge.state_store import begin_mark, marked
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from hofflight.clock import Clock
@@ -27,21 +28,29 @@ if TYPE_CHECKING:
 
 _events = Events("hofflight.spark")
 _LOOK_S: Final = 0.25
+# Time for another application to take what cannot be worked here.
+_GIVEN_UP_S: Final = 600.0
 
 
 class Holdings:
     """Partitions of ours in the store `path`. Thread: one; `places` and `save` also from another.
 
-    backups: a folder or object store that has copies of logs; "": there are none.
+    backups: a folder or object store that has copies of logs; "": there are none. next_offset:
+    the offset that the topic goes on with, of a log's folder.
     """
 
-    def __init__(self, path: Path, claims: Claims, backups: str, clock: Clock) -> None:
+    def __init__(
+        self, path: Path, claims: Claims, backups: str, clock: Clock,
+        next_offset: Callable[[Path], int],
+    ) -> None:  # fmt: skip
         self._path = path
         self._claims = claims
         self._backups = backups
+        self._next_offset = next_offset
         self._clock = clock
         self._locks: dict[int, StoreLock] = {}
         self._copies: dict[Place, Backup] = {}
+        self._not_before_s: dict[Place, float] = {}
         self.places: list[Place] = []
 
     def close(self) -> None:
@@ -58,7 +67,7 @@ class Holdings:
         # So long an application that died holds its own.
         end_s = self._clock.monotonic_s() + self._claims.ttl_s + 1.0
         for place in wanted:
-            while not self._take(place) and not self._claims.takes_over and not stop.is_set():
+            while not stop.is_set() and not self._take(place) and not self._claims.takes_over:
                 if self._clock.monotonic_s() > end_s:
                     holder = self._claims.holder(place)
                     msg = f"partition {place.number} of {place.topic} is worked by {holder}"
@@ -66,18 +75,21 @@ class Holdings:
                     raise StoreLocked(msg, hint=hint)
                 stop.wait(_LOOK_S)
 
-    def share(self, application: Application, others: Sequence[Place]) -> None:
-        """Leave what another application took; take of `others` what nobody has for long enough.
+    def share(
+        self, application: Application, wanted: Sequence[Place], others: Sequence[Place]
+    ) -> None:
+        """Leave what is no longer ours; take one that was asked for, or that others abandoned.
 
-        Raises: StoreLocked (HOF-501), everything is others' now.
+        One at a time: our own queries are looked after between two of them.
         """
         for place in self._claims.lost():
+            _events.error("partition_lost", topic=place.topic, partition=place.number)
             application.remove(place)
             self._leave(place)
-        if not self.places and not self._claims.takes_over:
-            msg = "other applications have taken all partitions"
-            raise StoreLocked(msg, hint="they stepped in while this one did not answer")
-        for place in self._claims.abandoned(others):
+        now_s = self._clock.monotonic_s()
+        for place in self._claims.free(wanted, others):
+            if now_s < self._not_before_s.get(place, now_s):
+                continue
             try:
                 is_ours = self._take(place)
             except (HofError, OSError) as error:
@@ -86,6 +98,15 @@ class Holdings:
             if is_ours:
                 _events.warning("taken_over", topic=place.topic, partition=place.number)
                 application.add(place)
+                return
+
+    def give_up(self, place: Place, why: str) -> None:
+        """Leave a partition that cannot be worked here to another application, for a while."""
+        _events.error("given_up", topic=place.topic, partition=place.number, error=why)
+        self._not_before_s[place] = self._clock.monotonic_s() + _GIVEN_UP_S
+        if place in self.places:
+            self._claims.release([place])
+            self._leave(place)
 
     def save(self, place: Place) -> int:
         """Copy a partition's log to where its next host finds it; gives the bytes of it.
@@ -93,7 +114,9 @@ class Holdings:
         Raises: BackupUnavailable (HOF-516).
         """
         mark = marked(self.log(place))  # before the log is looked at: that has more
-        return self._copy(place).save(self.store(place), mark.next) if mark is not None else 0
+        if mark is None:
+            return 0
+        return self._copy(place).save(self.store(place), mark.next)
 
     def store(self, place: Place) -> Store:
         """The store that a partition has here."""
@@ -131,13 +154,24 @@ class Holdings:
         return is_brought
 
     def _bring(self, place: Place) -> None:
-        """Restore a log that was never here."""
-        if self._backups and not any(self.log(place).glob("*.log")):
-            offset = self._copy(place).restore(self.store(place))
-            if offset is not None:
-                begin_mark(self.log(place), offset)
-            _events.info("new_store" if offset is None else "restored", topic=place.topic,
-                         partition=place.number, next=offset or 0)  # fmt: skip
+        """Restore a log that was never here, or that another host went on with."""
+        if not self._backups:
+            return
+        at = {"topic": place.topic, "partition": place.number}
+        copy, log = self._copy(place), self.log(place)
+        newest = copy.newest()
+        if any(log.glob("*.log")):
+            known = self._next_offset(log)
+            if newest is None or newest.origin != origin_of(log) or newest.next <= known:
+                return
+            _events.warning("set_aside", **at, next=known, copy=newest.next)
+            set_aside(self.store(place), place.stream, f"{place.stream}-{known}")
+        offset = copy.restore(self.store(place))
+        if offset is None:
+            _events.warning("new_store", **at)
+        else:
+            begin_mark(log, offset)
+            _events.info("restored", **at, next=offset)
 
     def _leave(self, place: Place) -> None:
         self._claims.drop(place)

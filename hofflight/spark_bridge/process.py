@@ -17,8 +17,8 @@ from hofflight.errors import HofError, WorkerStopped, read_error
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# A JVM, its queries and their workers, on a laptop whose cores are busy; some 10 s elsewhere.
-_START_S: Final = 180.0
+# A JVM, its queries and their workers take some 10 s; a copy of a large log may take minutes.
+_START_S: Final = 1_800.0
 _STOP_S: Final = 60.0
 _END_S: Final = 5.0
 _LOOK_S: Final = 0.02

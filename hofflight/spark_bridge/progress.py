@@ -38,7 +38,7 @@ class Meter:
     """Reads an application's progress. Thread: one; brokers are asked in another.
 
     log_of: the folder of a partition's log. bounds: begin and end of partitions of topics, from
-    the brokers.
+    the brokers, which are asked once in period_s.
     """
 
     def __init__(
@@ -46,10 +46,12 @@ class Meter:
         log_of: Callable[[Place], Path],
         bounds: Callable[[list[tuple[str, int]]], Bounds],
         clock: Clock,
+        period_s: float = _PERIOD_S,
     ) -> None:
         self._log_of = log_of
         self._ask = bounds
         self._clock = clock
+        self._period_s = period_s
         self._pool = ThreadPoolExecutor(1, "hof-lag")
         self._asked: Future[Bounds] | None = None
         self._next_s = clock.monotonic_s()
@@ -82,7 +84,7 @@ class Meter:
             self._asked = None
         now_s = self._clock.monotonic_s()
         if self._asked is None and now_s >= self._next_s and places:
-            self._next_s = now_s + _PERIOD_S
+            self._next_s = now_s + self._period_s
             wanted = [(place.topic, place.number) for place in places]
             self._asked = self._pool.submit(self._ask, wanted)
 

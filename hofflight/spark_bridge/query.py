@@ -12,6 +12,7 @@ import json
 import warnings
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hofflight.errors import SettingsError
@@ -126,6 +127,17 @@ def drop_uncommitted(spark: SparkSession, checkpoint: str) -> bool:
         return False
     files.delete(folder, True)
     return True
+
+
+def spark_url(checkpoint: str) -> str:
+    """A folder or object store in Spark's words; a path is one of this machine.
+
+    Hadoop knows S3 as `s3a`, and takes what has no scheme for a path of its default file system.
+    """
+    if "://" not in checkpoint:
+        return f"file://{Path(checkpoint).resolve()}"
+    scheme, _, rest = checkpoint.partition("://")
+    return f"s3a://{rest}" if scheme == "s3" else checkpoint
 
 
 def kafka_options(kafka: KafkaSettings) -> dict[str, str]:

@@ -20,6 +20,7 @@ _events = Events("hofflight.spark")
 # What an application's exit code says: sysexits.h calls it EX_TEMPFAIL.
 DIED: Final = 75
 _WRONG: Final = 2
+_GOODBYE_S: Final = 60.0
 
 
 class Supervisor:
@@ -70,12 +71,17 @@ class Supervisor:
             return process.wait()
 
 
-def end_with_parent(stop: Callable[[], None]) -> None:
-    """Call `stop` when standard input ends, as it does with whoever holds its other end."""
+def end_with_parent(stop: Callable[[], None], patience_s: float = _GOODBYE_S) -> None:
+    """Call `stop` when standard input ends, as it does with whoever holds its other end.
+
+    Where that is no end within patience_s, as in a thread that hangs, the process ends at once.
+    """
 
     def watch() -> None:
         while os.read(sys.stdin.fileno(), 1):
             pass
         stop()
+        time.sleep(patience_s)
+        os._exit(DIED)
 
     threading.Thread(target=watch, name="hof-leash", daemon=True).start()

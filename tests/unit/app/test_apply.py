@@ -35,13 +35,22 @@ def declared_in(module, *arguments):
 
 
 class Running:
-    """An application that is always well."""
+    """An application that is always well; `asked` is called by who asks for that."""
 
     def __init__(self):
-        self.is_running = True
+        self.is_stopped = False
+        self.asked = lambda: None
+        self.error = None
+
+    @property
+    def is_running(self):
+        self.asked()
+        return not self.is_stopped
 
     def stop(self):
-        self.is_running = False
+        self.is_stopped = True
+        if self.error:
+            raise self.error
 
 
 class Spark:
@@ -51,11 +60,13 @@ class Spark:
         self.asked = []
         self.started = []
         self.error = None
+        self.meanwhile = lambda: None
 
     def __call__(self, groups, modules, engine, *, save_features):
         if self.error:
             raise self.error
         self.asked.append((list(groups), modules, engine, save_features))
+        self.meanwhile()
         self.started.append(Running())
         return self.started[-1]
 
@@ -159,6 +170,45 @@ def test_what_was_applied_ends_with_the_app(app, spark):
     assert [each.is_running for each in spark.started] == [False] * 3
     with pytest.raises(Draining):
         app.apply("g", engine=hof.spark())
+
+
+def test_what_starts_while_the_app_is_closed_is_stopped(app, spark):
+    """By another thread: Spark takes some 10 s. Nobody else would stop it."""
+    app.register(declared_in("features"))
+    spark.meanwhile = app.close
+    with pytest.raises(Draining, match="HOF-303"):
+        app.apply("g", engine=hof.spark())
+    assert [each.is_stopped for each in spark.started] == [True]
+
+
+def test_also_what_has_just_started_when_the_app_is_closed_is_stopped(app, spark):
+    """Between its start and what comes last in `apply`."""
+    app.register(declared_in("features"))
+    app.apply("g", engine=hof.spark(partitions=[0])).asked = app.close
+    with pytest.raises(Draining):
+        app.apply("g", engine=hof.spark(partitions=[1]))
+    assert [each.is_stopped for each in spark.started] == [True, True]
+
+
+def test_an_app_is_closed_whatever_one_of_its_applications_ends_of(tmp_path, spark):
+    """All of them are told to stop, and the store is let go of: another one may open it."""
+    closed = []
+    opened = hof.open(tmp_path / "store")
+    app = App(
+        opened.engine, opened.worker, SystemClock(), path=opened.path, offline=opened.offline,
+        announce=opened.announce, on_close=lambda: closed.append(True) or opened.close(),
+        start_spark=spark,
+    )  # fmt: skip
+    app.register(declared_in("features"))
+    for number in range(3):
+        app.apply("g", engine=hof.spark(partitions=[number])).error = OSError(f"pipe {number}")
+    with pytest.raises(OSError, match="pipe 0"):
+        app.close()
+    assert [each.is_stopped for each in spark.started] == [True] * 3
+    assert closed == [True]
+    app.close()  # again: nothing
+    with hof.open(tmp_path / "store"):
+        pass
 
 
 def test_an_application_that_does_not_start_is_its_own_error(app, spark):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from hofflight.eventlog.backup_files import origin_of
 from tests.unit.eventlog.conftest import make_entry
 from tests.unit.eventlog.copies import Host, content, numbers
 
@@ -53,6 +54,52 @@ def stepped_in(host, make_host):
 
 def copied(host):
     return host.objects(), host.manifests()
+
+
+# --- whose log it is ------------------------------------------------------------------------------
+
+
+def test_the_newest_copy_says_how_far_it_is_and_of_which_log(host, stepped_in):
+    """Whoever took it: who steps in goes on with that log."""
+    newest = host.backup.newest()
+    assert newest == stepped_in.backup.newest()
+    assert (newest.next, newest.origin) == (40, origin_of(host.directory))
+    assert set(newest.files) > {SNAPSHOT, SEALED, "log/g.1/origin.json"}
+
+
+def test_where_there_is_no_copy_there_is_no_newest(make_host):
+    assert make_host("host").backup.newest() is None
+
+
+def test_the_newest_copy_is_the_newest_that_can_be_read(host, stepped_in):
+    with max(host.folder.glob("manifest-*")).open("wb") as file:
+        file.write(b"{")
+    assert host.backup.newest().next == 30
+    for path in host.folder.glob("manifest-*"):
+        path.write_bytes(b"{")
+    assert host.backup.newest() is None
+
+
+@pytest.mark.parametrize("saves", [1, 2])
+def test_a_log_takes_its_origin_along(make_host, tmp_path, saves):
+    """From its first copy on: else who begins with that one would be another log's host."""
+    host = make_host("a")
+    for _ in range(saves):
+        host.append(1)
+        host.save()
+    store = host.restored(tmp_path / "b")
+    assert origin_of(store.log / "g.1") == origin_of(host.directory)
+    assert host.backup.newest().origin == origin_of(host.directory)
+
+
+def test_the_copy_of_a_log_that_began_anew_has_another_origin(host, make_host):
+    """It got as far, and its windows are others."""
+    before = host.backup.newest()
+    other = make_host("anew")
+    other.append(31)
+    other.save()
+    after = host.backup.newest()
+    assert after.origin == origin_of(other.directory) != before.origin
 
 
 # --- the further one wins -------------------------------------------------------------------------

@@ -43,6 +43,14 @@ class Shared:
         with closing(sqlite3.connect(self._path, isolation_level=None)) as database:
             database.execute(statement)
 
+    def rob(self, place):
+        """Another one takes a partition, though nobody's time is over; gives that one."""
+        thief = self.claims("thief")
+        topic = f"{place.topic}/{place.number}"
+        self.change(f"UPDATE leases SET expires_us = 0 WHERE topic = '{topic}'")
+        assert thief.claim(place)
+        return thief
+
     @contextmanager
     def away(self):
         """A registry that answers nobody."""
@@ -51,6 +59,7 @@ class Shared:
             yield
 
     def claims(self, store="a", takeover_s=None):
+        (self.directory / store).mkdir(exist_ok=True)
         holder = holder_of(self.directory / store)
         return Claims(self.leases(), holder, int(TTL_S * 1e3), takeover_s, self.clock)
 
@@ -106,19 +115,26 @@ class Patience:
 class Keeper:
     """Stands for the thread of `Claims.kept`, whose time is the test's."""
 
-    def __init__(self, claims):
+    def __init__(self, claims, clock):
         self._claims = claims
+        self._clock = clock
+        self._next_s = clock.now_s
 
     def share(self):
-        self._claims.lost()
+        if self._clock.now_s >= self._next_s:
+            self._next_s = self._clock.now_s + TTL_S / 3
+            self._claims.renew()
 
 
 class Query:
-    """One of Spark's."""
+    """One of Spark's; ends when the test says so."""
 
     def __init__(self):
         self.isActive = True
         self.is_stopped = False
+
+    def exception(self):
+        return "it died"
 
     def stop(self):
         self.is_stopped = True
@@ -132,16 +148,23 @@ class Survivor:
         self.claims = shared.claims(store, takeover_s)
         self.copies = shared.directory / "copies"
         self.holdings = Holdings(
-            shared.directory / store, self.claims, str(self.copies) if backups else "", shared.clock
-        )
+            shared.directory / store, self.claims, str(self.copies) if backups else "",
+            shared.clock, next_offset,
+        )  # fmt: skip
+        self.wanted = []
         self.others = PLACES if takeover_s is not None else []
-        self.application = Application([], self._start, shared.clock)
+        self.application = Application(
+            [], self._start, shared.clock, self.holdings.give_up if self.others else None
+        )
         self.queries = {}
+        self.refusing = []  # places whose queries end at once
+        self._keeper = Keeper(self.claims, shared.clock)
 
     def _start(self, place):
         assert place in self.holdings.places, "a query of what is not ours"
         assert place not in self.running, "a second query"
         self.queries[place] = Query()
+        self.queries[place].isActive = place not in self.refusing
         return self.queries[place]
 
     @property
@@ -151,7 +174,7 @@ class Survivor:
     @property
     def running(self):
         """The partitions that have a query."""
-        return [place for place, query in self.queries.items() if not query.is_stopped]
+        return [p for p, query in self.queries.items() if query.isActive and not query.is_stopped]
 
     @property
     def numbers(self):
@@ -162,13 +185,18 @@ class Survivor:
     def start(self, *wanted, patience=None):
         """Begin with what was asked for; how long it waited for that."""
         patience = patience or Patience(self.shared)
+        self.wanted = wanted
         self.holdings.claim(wanted, patience)
         for place in self.holdings.places:
             self.application.add(place)
+        self.application.look()
         return patience.waited_s
 
     def share(self):
-        self.holdings.share(self.application, self.others)
+        """One look, as of its main thread; and what its other one does meanwhile."""
+        self._keeper.share()
+        self.holdings.share(self.application, self.wanted, self.others)
+        self.application.look()
 
     def write(self, place, count, size=40):
         """Entries of a partition, as its Python workers log them: each is a record's."""
@@ -197,6 +225,13 @@ class Survivor:
         for lock in self.holdings._locks.values():
             lock.release()
         self.holdings._locks = {}
+
+
+def next_offset(log):
+    """Each entry is a record; a mark may know of more."""
+    mark = marked(log)
+    counted = [meta.number for _, meta in LogReader(log).read_meta()]
+    return max([*counted, 0 if mark is None else mark.next], default=0)
 
 
 def is_locked(survivor, place):

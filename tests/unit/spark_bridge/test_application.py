@@ -30,11 +30,11 @@ class FakeQuery:
 
 
 class Bench:
-    def __init__(self, *places):
+    def __init__(self, *places, give_up=None):
         self.clock = FakeClock()
         self.started = []
         self.refusal = None
-        self.application = Application(places or PLACES, self.start, self.clock)
+        self.application = Application(places or PLACES, self.start, self.clock, give_up)
 
     def start(self, place):
         if self.refusal is not None:
@@ -99,6 +99,43 @@ def test_a_query_that_never_gets_better_is_said():
         bench.end("HOF-502: bad")
 
 
+def test_what_never_gets_better_is_given_up_where_another_one_may_do_better():
+    """It is gone then, and the others go on: nothing ends."""
+    given = []
+
+    def give_up(place, why):
+        given.append((place, why, bench.started[-1].is_stopped))
+
+    bench = Bench(*PLACES[:2], give_up=give_up)
+    bench.application.start()
+    for number in range(1, 11):
+        assert given == []
+        bench.end(f"death {number}")
+        bench.look(60)
+    assert given == [(PLACES[1], "the query of hof.in.g.1/1 ended 10 times: death 10", True)]
+    assert not bench.started[0].is_stopped
+    bench.look(600)
+    assert len(bench.started) == 11
+    assert bench.application.restarts == 9
+    bench.application.stop()
+    assert bench.started[0].is_stopped
+
+
+def test_a_partition_that_was_given_up_may_come_again():
+    """Its next ten failures are others."""
+    given = []
+    bench = Bench(PLACES[0], give_up=lambda place, _: given.append(place))
+    bench.application.start()
+    for _ in range(2):
+        for _ in range(10):
+            bench.end()
+            bench.look(60)
+        bench.application.add(PLACES[0])
+        bench.look(0)
+    assert given == [PLACES[0]] * 2
+    assert len(bench.started) == 21
+
+
 def test_failures_between_which_it_ran_well_are_each_the_first():
     """A minute is well."""
     bench = Bench(PLACES[0])
@@ -144,11 +181,15 @@ def test_stop_ends_what_runs():
 # --- partitions that come and go ------------------------------------------------------------------
 
 
-def test_a_partition_that_comes_is_started_at_once_and_kept_running():
+def test_a_partition_that_comes_is_started_by_the_next_look_and_kept_running():
+    """It is no restart."""
     bench = Bench(PLACES[0])
     bench.application.start()
     bench.application.add(PLACES[1])
+    assert [query.place for query in bench.started] == PLACES[:1]
+    bench.look(0)
     assert [query.place for query in bench.started] == PLACES[:2]
+    assert bench.application.restarts == 0
     bench.end()
     bench.look(1)
     assert [query.place for query in bench.started] == [*PLACES[:2], PLACES[1]]
@@ -164,15 +205,27 @@ def test_one_may_come_where_there_is_none():
     bench.application.start()
     bench.look(60)
     bench.application.add(PLACES[2])
+    bench.look()
     assert [query.place for query in bench.started] == [PLACES[2]]
 
 
-def test_a_partition_that_comes_and_does_not_start_is_said():
+def test_a_partition_that_comes_and_does_not_start_is_said_by_the_look():
+    """Not to whoever took it, who would take it for what cannot be taken."""
     bench = Bench(PLACES[0])
     bench.application.start()
     bench.refusal = ConnectionError("the JVM is gone")
+    bench.application.add(PLACES[1])
     with pytest.raises(ConnectionError):
-        bench.application.add(PLACES[1])
+        bench.look()
+
+
+def test_a_partition_that_goes_before_it_was_started_is_not_started():
+    bench = Bench(PLACES[0])
+    bench.application.start()
+    bench.application.add(PLACES[1])
+    bench.application.remove(PLACES[1])
+    bench.look(60)
+    assert [query.place for query in bench.started] == PLACES[:1]
 
 
 def test_a_partition_that_goes_is_stopped_and_not_started_again():
@@ -215,6 +268,7 @@ def test_a_partition_that_comes_back_begins_with_a_clean_slate():
         bench.look(60)
     bench.application.remove(PLACES[0])
     bench.application.add(PLACES[0])
+    bench.look(0)
     bench.end()
     tries = len(bench.started)
     bench.look(1)

@@ -65,8 +65,11 @@ def test_the_last_copy_comes_at_the_end(copier):
     assert [thread.name for thread in threading.enumerate()].count("hof-backup") == 0
 
 
-@pytest.mark.parametrize("error", [BackupUnavailable("gone"), OSError(28, "No space left")])
+@pytest.mark.parametrize(
+    "error", [BackupUnavailable("gone"), OSError(28, "No space left"), LookupError("a bug")]
+)
 def test_a_copy_that_fails_stops_neither_the_others_nor_the_next(copier, error):
+    """Whatever it is: without its thread there would be no copies, and nobody would know."""
     copier.errors = {PLACES[0]: error, PLACES[2]: error}
     with structlog.testing.capture_logs() as told:
         backups = Backups(lambda: PLACES, copier, period_s=0.001)

@@ -1,9 +1,8 @@
-"""Leases on partitions: one has each, who died is waited for, and a registry away costs nobody."""
+"""Leases on partitions: one has each, who died is waited for, who cannot renew has lost it."""
 
 import pytest
 
 from hofflight.errors import RegistryUnavailable
-from hofflight.spark_bridge.claims import holder_of
 from tests.unit.spark_bridge.survivors import LOOK_S, PLACES, TTL_S
 
 P0, P1, P2 = PLACES
@@ -11,20 +10,24 @@ GRACE_S = 30.0
 
 
 def holds(claims, seconds, shared):
-    """Its process lives so long; what it lost."""
+    """Its process lives so long, and renews three times a lease; what it lost."""
     lost = []
-    for _ in range(round(seconds / LOOK_S)):
+    for step in range(1, round(seconds / LOOK_S) + 1):
         shared.clock.advance(LOOK_S)
+        if step % (TTL_S / 3 / LOOK_S) == 0:
+            claims.renew()
         lost += [place for place in claims.lost() if place not in lost]
     return lost
 
 
-def looks(claims, seconds, shared):
+def looks(claims, seconds, shared, wanted=(), others=PLACES):
     """What it may take after so many seconds; it looks several times a second meanwhile."""
     found = []
-    for _ in range(round(seconds / LOOK_S)):
+    for step in range(1, round(seconds / LOOK_S) + 1):
         shared.clock.advance(LOOK_S)
-        found = claims.abandoned(PLACES) or found
+        if step % (TTL_S / 3 / LOOK_S) == 0:
+            claims.renew()
+        found = claims.free(wanted, others) or found
     return found
 
 
@@ -54,16 +57,6 @@ def test_a_store_that_starts_again_has_its_partitions_at_once(shared):
     assert not shared.claims("b").claim(P0)
 
 
-def test_a_holder_is_a_store_on_a_host_at_each_of_its_starts(tmp_path):
-    """By whatever way it is named; its number fits into a database's."""
-    (tmp_path / "link").symlink_to(tmp_path / "a")
-    found = [holder_of(tmp_path / name) for name in ("a", "b/../a", "link", "b")]
-    assert found[0] == found[1] == found[2]
-    assert found[3].epoch != found[0].epoch
-    assert 0 <= found[0].epoch < 2**62
-    assert found[3].instance.endswith(f":{tmp_path}/b")
-
-
 def test_another_store_has_it_when_its_lease_ran_out(shared):
     shared.claims("a").claim(P0)
     other = shared.claims("b")
@@ -84,21 +77,58 @@ def test_what_is_held_for_longer_does_not_run_out(shared):
 
 
 def test_what_another_one_took_is_lost_until_it_is_dropped(shared):
-    """It had not answered for so long."""
-    mine, other = shared.claims("a"), shared.claims("b")
+    """Though our time was not over: somebody set the registry's clock. Also when that one goes."""
+    mine = shared.claims("a")
     for place in (P0, P1):
         mine.claim(place)
-    shared.clock.advance(TTL_S + 1)
-    assert other.claim(P1)
+    other = shared.rob(P1)
+    assert mine.lost() == []  # it was not heard of yet
+    assert holds(mine, TTL_S, shared) == [P1]
     assert mine.lost() == [P1]
-    asked = len(mine._leases.calls)
-    assert mine.lost() == [P1]
-    assert len(mine._leases.calls) == asked  # just now
+    other.release([P1])
     assert holds(mine, TTL_S, shared) == [P1]
     mine.drop(P1)
     assert mine.lost() == []
     assert holds(mine, TTL_S, shared) == []
-    assert not other.claim(P0)
+    assert [other.claim(place) for place in (P0, P1)] == [False, True]
+
+
+def test_to_say_what_is_lost_nobody_is_asked(shared):
+    """The registry may not answer for long."""
+    mine = shared.claims("a")
+    mine.claim(P0)
+    shared.clock.advance(TTL_S + 1)
+    assert mine.lost() == [P0]
+    assert mine._leases.calls == ["acquire"]
+
+
+def test_what_was_not_renewed_in_time_is_lost_until_it_is_dropped(shared):
+    """This host stood still: others had it, maybe, and are gone again. Not a moment earlier."""
+    mine = shared.claims("a")
+    mine.claim(P0)
+    shared.clock.advance(TTL_S - 0.1)
+    assert mine.lost() == []
+    shared.clock.advance(0.1)
+    assert mine.lost() == [P0]
+    assert holds(mine, TTL_S, shared) == [P0]
+    mine.drop(P0)
+    assert mine.claim(P0)
+    assert holds(mine, 2 * TTL_S, shared) == []
+
+
+def test_the_time_of_a_lease_begins_before_the_registry_is_asked(shared):
+    """It may take long to answer: from then on it is somebody else's time, maybe."""
+    mine = shared.claims("a")
+    mine._leases.before = lambda call: shared.clock.advance(TTL_S / 2)
+    mine.claim(P0)
+    mine._leases.before = lambda call: None
+    shared.clock.advance(TTL_S / 2 - 0.1)
+    assert mine.lost() == []
+    mine._leases.before = lambda call: shared.clock.advance(TTL_S / 2)
+    mine.renew()
+    assert mine.lost() == []
+    shared.clock.advance(TTL_S / 2)
+    assert mine.lost() == [P0]
 
 
 def test_what_was_dropped_is_not_held_any_longer(shared):
@@ -113,23 +143,43 @@ def test_what_was_dropped_is_not_held_any_longer(shared):
 # --- the registry is away -------------------------------------------------------------------------
 
 
-def test_nothing_is_lost_while_the_registry_is_away(shared):
-    """Nobody else can take it then, also where every lease runs out."""
+def test_a_registry_that_is_away_for_a_moment_takes_nothing_from_anybody(shared):
+    """One renewal may fail, again and again."""
     mine = shared.claims("a")
     mine.claim(P0)
-    with shared.away():
-        assert holds(mine, 5 * TTL_S, shared) == []
-    assert holds(mine, TTL_S / 3, shared) == []
-    assert not shared.claims("b").claim(P0)
+    for _ in range(5):
+        with shared.away():
+            assert holds(mine, TTL_S / 3, shared) == []
+        assert holds(mine, TTL_S / 3, shared) == []
+        assert not shared.claims("b").claim(P0)
 
 
-def test_who_comes_first_when_the_registry_is_back_has_it(shared):
+def test_what_could_not_be_renewed_in_time_is_lost(shared):
+    """The registry may be there for others. So do servers."""
     mine, other = shared.claims("a"), shared.claims("b")
     mine.claim(P0)
     with shared.away():
-        assert holds(mine, 5 * TTL_S, shared) == []
+        assert holds(mine, TTL_S - LOOK_S, shared) == []
+        assert holds(mine, LOOK_S, shared) == [P0]
     assert other.claim(P0)
     assert holds(mine, TTL_S, shared) == [P0]
+
+
+def test_of_several_those_are_lost_that_could_not_be_renewed(shared):
+    """The registry went away between two of them."""
+    mine = shared.claims("a")
+    for place in PLACES:
+        mine.claim(place)
+    shared.clock.advance(TTL_S / 2)
+
+    def away(call):
+        if len(mine._leases.calls) > 4:
+            raise RegistryUnavailable("gone")
+
+    mine._leases.before = away
+    mine.renew()
+    shared.clock.advance(TTL_S / 2)
+    assert mine.lost() == [P1, P2]
 
 
 def test_a_registry_that_forgot_a_lease_gets_it_again(shared):
@@ -166,7 +216,10 @@ def test_what_nobody_had_for_a_while_may_be_taken(shared):
 
 
 def test_who_takes_over_nothing_finds_nothing(shared):
-    assert looks(shared.claims("b"), 10 * GRACE_S, shared) == []
+    """Nor does it ask."""
+    mine = shared.claims("b")
+    assert looks(mine, 10 * GRACE_S, shared, others=[]) == []
+    assert mine._leases.calls == []
 
 
 def test_what_is_held_is_not_taken(shared):
@@ -176,7 +229,44 @@ def test_what_is_held_is_not_taken(shared):
     survivor.claim(P2)
     for _ in range(40):
         holds(mine, TTL_S / 3, shared)
-        assert survivor.abandoned(PLACES) == []
+        survivor.renew()
+        assert survivor.free([], PLACES) == []
+
+
+@pytest.mark.parametrize("takeover_s", [None, GRACE_S])
+def test_what_was_asked_for_may_be_taken_as_soon_as_it_is_nobodys(shared, takeover_s):
+    """Others have it, and have their time to come back for what is theirs."""
+    living, dying = shared.claims("a"), shared.claims("c")
+    dying.claim(P0)
+    living.claim(P1)
+    mine = shared.claims("b", takeover_s)
+    others = PLACES if takeover_s else []
+    for _ in range(5):
+        holds(living, TTL_S / 3, shared)
+        dying.renew()
+        assert mine.free([P0, P1], others) == []
+    assert looks(mine, TTL_S / 3, shared, [P0, P1], others) == []
+    living.renew()
+    assert looks(mine, 2 * TTL_S / 3, shared, [P0, P1], others) == [P0]
+    assert mine.claim(P0)
+    assert looks(mine, 2 * TTL_S, shared, [P0], []) == []
+
+
+def test_others_that_are_nobodys_come_behind_what_was_asked_for(shared):
+    survivor = shared.claims("b", GRACE_S)
+    assert looks(survivor, GRACE_S, shared, [P2]) == [P2]
+    assert looks(survivor, TTL_S, shared, [P2]) == [P2, P0, P1]
+
+
+def test_who_looks_asks_the_registry_three_times_a_lease(shared):
+    """However often it looks; not at all where it has everything."""
+    mine = shared.claims("b", GRACE_S)
+    looks(mine, 10 * TTL_S, shared, [P0])
+    assert mine._leases.calls == ["held"] * 30
+    for place in PLACES:
+        mine.claim(place)
+    looks(mine, TTL_S, shared, [P0])
+    assert "held" not in mine._leases.calls[33:]
 
 
 def test_who_comes_back_in_time_has_its_whole_time_again(shared):
@@ -195,7 +285,7 @@ def test_of_one_of_several_that_is_away_the_others_say_nothing(shared):
     survivor = shared.claims("b", GRACE_S)
     shared.claims("a").claim(P0)
     survivor.claim(P2)
-    assert looks(survivor, GRACE_S + TTL_S / 2, shared) == [P1]  # nobody ever had it
+    assert looks(survivor, GRACE_S + TTL_S * 2 / 3, shared) == [P1]  # nobody ever had it
     assert looks(survivor, 2 * TTL_S, shared) == [P0, P1]
 
 
@@ -262,6 +352,6 @@ def test_to_a_registry_that_is_away_nothing_is_given_back(shared):
     mine.claim(P0)
     with shared.away():
         mine.release([P0])
-    assert holds(mine, 0.5, shared) == []
+    assert holds(mine, TTL_S, shared) == []
     shared.clock.advance(TTL_S + 1)
     assert shared.claims("b").claim(P0)

@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+from structlog.testing import capture_logs
 
 from hofflight.errors import BackupUnavailable, RegistryUnavailable, StoreFormat, StoreLocked
 from hofflight.spark_bridge.state_store import begin_mark
@@ -29,17 +30,12 @@ def test_streams_of_one_partition_share_its_lock(shared):
     other = P0._replace(stream="h.1")
     mine = shared.survivor("a")
     mine.start(P0, other)
-    shared.clock.advance(TTL_S + 1)
-    thief = shared.claims("b")
-    thief.claim(P0)
-    mine.share()
-    assert mine.running == [other]
-    assert is_locked(mine, other)
-    shared.clock.advance(TTL_S + 1)
-    thief.claim(other)
-    with pytest.raises(StoreLocked):
-        mine.share()
-    assert not is_locked(mine, other)
+    for place, left in ((P0, [other]), (other, [])):
+        thief = shared.rob(place)
+        shared.pass_time(TTL_S / 3, mine)
+        assert mine.running == left
+        assert is_locked(mine, other) == bool(left)
+    assert thief.holder(P0).endswith("/thief")
 
 
 def test_an_application_that_died_is_waited_for(shared):
@@ -80,12 +76,15 @@ def test_who_takes_over_leaves_others_theirs_and_waits_for_nothing(shared):
     assert not is_locked(mine, P1)
 
 
-def test_who_is_told_to_stop_waits_no_longer(shared):
+@pytest.mark.parametrize("waits", [0, 1])
+def test_who_is_told_to_stop_waits_no_longer_and_takes_no_more(shared, waits):
+    """A copy that is brought for nothing may take minutes."""
     shared.survivor("a").start(P0)
     mine, patience = shared.survivor("b"), Patience(shared)
-    patience.is_set = lambda: patience.waited_s > 0
-    assert mine.start(P0, P1, patience=patience) == 0.25
-    assert mine.numbers == [1]
+    patience.is_set = lambda: patience.waited_s >= 0.25 * waits
+    assert mine.start(P0, P1, patience=patience) == 0.25 * waits
+    assert mine.numbers == []
+    assert mine.leases.calls == ["acquire"] * waits
 
 
 def test_a_store_that_another_process_writes_is_refused(shared):
@@ -224,3 +223,63 @@ def test_copies_where_there_is_no_place_for_them_are_refused(shared):
     with pytest.raises(BackupUnavailable, match="HOF-516"):
         mine.holdings.save(P0)
     assert mine.numbers == [0]
+
+
+# --- given up -------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_worked_here_is_left_to_another_application(shared):
+    """The tenth time its query ended; the others go on."""
+    mine, other = (shared.survivor(store, takeover_s=GRACE_S) for store in "ab")
+    mine.refusing = [P0]
+    mine.start(P0, P1)
+    other.start(P2)
+    with capture_logs() as told:
+        shared.pass_time(155, mine, other)
+    (given,) = [event for event in told if event["event"] == "given_up"]
+    assert (given["topic"], given["partition"], given["log_level"]) == (P0.topic, 0, "error")
+    assert given["error"] == "the query of hof.in.g.1/0 ended 10 times: it died"
+    assert mine.numbers == [1]
+    assert not is_locked(mine, P0)
+    shared.pass_time(GRACE_S + TTL_S, mine, other)
+    assert (mine.numbers, other.numbers) == ([1], [0, 2])
+
+
+def given_up(shared, mine, place):
+    """Its query ended for the last time."""
+    mine.application.remove(place)
+    mine.holdings.give_up(place, "it died")
+    shared.pass_time(TTL_S / 3, mine)  # since then it is nobody's
+
+
+def test_what_was_given_up_is_free_at_once(shared):
+    mine = shared.survivor("a", takeover_s=GRACE_S)
+    mine.start(P0)
+    given_up(shared, mine, P0)
+    assert shared.claims("b").claim(P0)
+    assert mine.numbers == []
+
+
+@pytest.mark.parametrize("wanted", [[P0], []])
+def test_what_was_given_up_is_tried_again_after_ten_minutes(shared, wanted):
+    """Whoever asked for it: maybe there is no other application. Another one is taken meanwhile."""
+    mine = shared.survivor("a", takeover_s=GRACE_S)
+    mine.start(P0)
+    mine.wanted = wanted
+    given_up(shared, mine, P0)
+    shared.clock.advance(595)
+    mine.share()
+    mine.share()
+    assert mine.numbers == [1]
+    shared.pass_time(TTL_S, mine)
+    assert 0 in mine.numbers
+
+
+def test_what_was_lost_already_is_not_given_back_for_others(shared):
+    mine = shared.survivor("a", takeover_s=GRACE_S)
+    mine.start(P0)
+    thief = shared.rob(P0)
+    shared.pass_time(TTL_S / 3, mine)
+    mine.holdings.give_up(P0, "it died")
+    assert thief.holder(P0).endswith("/thief")
+    assert mine.numbers == []

@@ -1,5 +1,6 @@
 """An application as a process beside ours. Real processes, small ones in the place of `hof`."""
 
+import inspect
 import os
 import re
 import signal
@@ -84,6 +85,12 @@ def test_one_that_is_not_ready_in_time_is_ended():
     with pytest.raises(WorkerStopped, match=r"not ready after 1 s"):
         started("time.sleep(60)", start_s=1.0)
     assert threading.active_count() == before
+
+
+def test_a_copy_of_a_large_log_may_take_half_an_hour_at_the_start():
+    """Before it is ready, each partition that was never here comes from its copy."""
+    parameters = inspect.signature(SparkProcess).parameters
+    assert parameters["start_s"].default == 1_800
 
 
 def test_one_that_ends_by_itself_is_heard_of_by_whoever_waits():

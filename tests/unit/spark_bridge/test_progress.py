@@ -19,7 +19,7 @@ TOPIC = "hof.in.g.1"
 class Bench:
     """A meter, the brokers that it asks, and logs that somebody writes."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, **options):
         self.directory = directory
         self.clock = FakeClock()
         self.bounds = {(TOPIC, place.number): (0, 0) for place in PLACES}
@@ -27,7 +27,7 @@ class Bench:
         self.error = None
         self.answer = threading.Event()
         self.answer.set()
-        self.meter = Meter(self.log, self._ask, self.clock)
+        self.meter = Meter(self.log, self._ask, self.clock, **options)
 
     def log(self, place):
         return self.directory / str(place.number)
@@ -135,6 +135,20 @@ def test_brokers_are_asked_every_five_seconds(bench):
     bench.clock.advance(0.1)
     assert bench.settled(P0).lag == 120
     assert bench.asked == [[(TOPIC, 0)]] * 2
+
+
+def test_where_nobody_watches_brokers_are_asked_as_seldom_as_is_said(tmp_path):
+    """A line a minute in the log needs no answer every five seconds."""
+    bench = Bench(tmp_path, period_s=60)
+    try:
+        for number in range(1, 4):
+            for _ in range(5):
+                bench.settled(P0)
+                bench.clock.advance(11.9)
+            assert len(bench.asked) == number
+            bench.clock.advance(0.5)
+    finally:
+        bench.meter.close()
 
 
 def test_brokers_that_are_away_are_asked_again(bench):

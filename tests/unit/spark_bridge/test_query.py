@@ -7,7 +7,7 @@ import pytest
 from hofflight.errors import SettingsError
 from hofflight.settings import KafkaSettings
 from hofflight.spark_bridge import query
-from hofflight.spark_bridge.query import drop_uncommitted, kafka_options
+from hofflight.spark_bridge.query import drop_uncommitted, kafka_options, spark_url
 
 
 def options(**settings):
@@ -89,6 +89,30 @@ def test_a_cluster_that_knows_us_by_a_password_gets_no_certificate(pem):
     found = options(security="SASL_SSL", username="me", password="x", tls_ca=pem("ca"))
     assert not [name for name in found if "keystore" in name]
     assert found["kafka.ssl.truststore.certificates"] == "-----BEGIN ca-----\n"
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "url"),
+    [
+        ("s3://bucket/a/b", "s3a://bucket/a/b"),
+        ("s3a://bucket/a", "s3a://bucket/a"),
+        ("gs://bucket/s3://x", "gs://bucket/s3://x"),
+        ("abfs://container@account/a", "abfs://container@account/a"),
+        ("hdfs://name:8020/a", "hdfs://name:8020/a"),
+        ("file:///mnt/a", "file:///mnt/a"),
+        ("/mnt/a", "file:///mnt/a"),
+        ("/mnt/a/../b/", "file:///mnt/b"),
+    ],
+)
+def test_an_address_is_said_as_hadoop_knows_it(checkpoint, url):
+    """What has no scheme would be a path of its default file system, which may be a cluster's."""
+    assert spark_url(checkpoint) == url
+
+
+@pytest.mark.parametrize("checkpoint", ["copies", "./copies", "x/../copies"])
+def test_a_path_is_one_of_the_folder_that_we_are_in(tmp_path, monkeypatch, checkpoint):
+    monkeypatch.chdir(tmp_path)
+    assert spark_url(checkpoint) == f"file://{tmp_path}/copies"
 
 
 class Jvm:

@@ -150,6 +150,45 @@ def test_an_application_lives_no_longer_than_its_supervisor(supervised):
     until(lambda: not is_running(pid))
 
 
+LEASHED = """
+import sys, time
+from hofflight.spark_bridge.supervisor import end_with_parent
+def stop():
+    print("told", flush=True)
+    %s
+end_with_parent(stop, patience_s=float(sys.argv[1]))
+print("up", flush=True)
+while True:
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("patience_s", [0.0, 0.5])
+def test_one_that_does_not_end_when_it_is_told_to_is_ended(patience_s):
+    """Its main thread hangs; nobody who could kill it is there. It has some time, no less."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LEASHED % "pass", str(patience_s)], cwd=ROOT,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == "up\n"
+        process.stdin.close()
+        assert process.stdout.readline() == "told\n"
+        told_s = time.monotonic()
+        assert process.wait(30) == DIED == 75
+        assert time.monotonic() - told_s > patience_s - 0.1
+
+
+def test_one_that_ends_when_it_is_told_to_has_its_own_exit_code():
+    """It is not waited for until its patience is over."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LEASHED % "import os; os._exit(3)", "60"], cwd=ROOT,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == "up\n"
+        process.stdin.close()
+        assert process.wait(30) == 3
+
+
 def test_a_leashed_supervisor_ends_in_good_order_with_whoever_holds_its_input(tmp_path):
     """As `hof spark` does that a program started, also one that is killed."""
     path = tmp_path / "starts"

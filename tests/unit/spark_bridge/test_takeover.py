@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 from structlog.testing import capture_logs
 
-from hofflight.errors import StoreLocked
+from hofflight.errors import RegistryUnavailable
 from hofflight.eventlog import backup
 from hofflight.spark_bridge import holdings
 from tests.unit.spark_bridge.survivors import (
+    LOOK_S,
     PLACES,
     TTL_S,
     Keeper,
@@ -77,34 +79,6 @@ def test_who_comes_back_in_time_keeps_its_partitions(shared):
     assert (again.numbers, survivor.numbers) == ([0, 1], [2])
 
 
-def test_who_comes_back_with_an_older_log_leaves_the_further_copy(shared):
-    """It answers from where it was; until it caught up another one goes on from what is further."""
-    dying, survivor = two(shared)
-    dying.die()
-    shared.pass_time(2 * TTL_S + GRACE_S, survivor)
-    survivor.write(P0, 3, size=90)
-    survivor.holdings.save(P0)
-    survivor.stop()
-    again = shared.survivor("a")
-    again.start(P0)
-    again.write(P0, 2)
-    assert again.holdings.save(P0) == 0
-    again.stop()
-    third = shared.survivor("c")
-    third.start(P0)
-    assert (third.logged(P0), third.begins(P0)) == (list(range(1, 9)), 8)
-    third.stop()
-
-    again = shared.survivor("a")
-    again.start(P0)
-    again.write(P0, 2)
-    assert again.holdings.save(P0) > 0
-    again.stop()
-    fourth = shared.survivor("d")
-    fourth.start(P0)
-    assert (fourth.logged(P0), fourth.begins(P0)) == (list(range(1, 10)), 9)
-
-
 def test_of_two_survivors_exactly_one_takes_a_partition(shared):
     """Both saw that it is nobody's, and ask for it at one moment."""
     dying, first = two(shared)
@@ -114,11 +88,23 @@ def test_of_two_survivors_exactly_one_takes_a_partition(shared):
     shared.pass_time(TTL_S + GRACE_S - 1, first, second)
     second.leases.before = lambda call: first.share() if call == "acquire" else None
     shared.pass_time(2 * TTL_S, second)
-    assert first.numbers == [0, 1, 2]
-    assert second.numbers == []
-    assert [is_locked(second, place) for place in (P0, P1)] == [False, False]
+    assert (first.numbers, second.numbers) == ([0, 2], [1])
+    assert [is_locked(second, place) for place in (P0, P1)] == [False, True]
     shared.pass_time(2 * GRACE_S, first, second)
-    assert (first.numbers, second.numbers) == ([0, 1, 2], [])
+    assert (first.numbers, second.numbers) == ([0, 2], [1])
+
+
+def test_of_what_others_left_one_is_taken_at_each_look(shared):
+    """Its copy may take minutes: our own queries are looked after before the next."""
+    dying, survivor = two(shared)
+    dying.die()
+    seen = []
+    for _ in range(round((2 * TTL_S + GRACE_S) / LOOK_S)):
+        shared.pass_time(LOOK_S, survivor)
+        seen.append(len(survivor.numbers))
+    assert {after - before for before, after in pairwise(seen)} == {0, 1}
+    assert seen[-1] == 3
+    assert (seen.index(3) - seen.index(2)) * LOOK_S == 1.0  # not a third of a lease later
 
 
 def test_a_partition_that_was_taken_is_left_at_once(shared):
@@ -126,19 +112,32 @@ def test_a_partition_that_was_taken_is_left_at_once(shared):
     away, survivor = two(shared)
     shared.pass_time(TTL_S + 2 * GRACE_S, survivor)
     assert survivor.numbers == [0, 1, 2]
-    with pytest.raises(StoreLocked, match=r"HOF-501.*other applications have taken all"):
-        away.share()
-    assert away.running == []
-    assert away.holdings.places == []
+    away.share()
+    assert away.numbers == []
     assert [is_locked(away, place) for place in (P0, P1)] == [False, False]
+
+
+@pytest.mark.parametrize("takeover_s", [None, GRACE_S])
+def test_who_lost_all_waits_and_takes_its_own_again(shared, takeover_s):
+    """As soon as nobody has it; also who takes over nothing of others."""
+    away, survivor = two(shared, takeover_s=takeover_s)
+    shared.pass_time(TTL_S + 2 * GRACE_S, survivor)
+    shared.pass_time(GRACE_S, away, survivor)
+    assert (away.numbers, survivor.numbers) == ([], [0, 1, 2])
+    survivor.stop()
+    shared.pass_time(TTL_S, away)
+    assert away.numbers == [0, 1]
 
 
 def test_one_that_was_taken_leaves_the_others_alone(shared):
     mine = shared.survivor("a")
     mine.start(*PLACES)
-    shared.clock.advance(TTL_S + 1)
-    shared.claims("b").claim(P1)
-    mine.share()
+    shared.rob(P1)
+    with capture_logs() as told:
+        shared.pass_time(TTL_S / 2, mine)
+    assert [(e["event"], e["log_level"], e["topic"], e["partition"]) for e in told] == [
+        ("partition_lost", "error", P1.topic, 1)
+    ]
     assert mine.numbers == [0, 2]
     assert [is_locked(mine, place) for place in PLACES] == [True, False, True]
 
@@ -154,16 +153,55 @@ def test_who_takes_over_waits_where_it_lost_all(shared):
     assert away.numbers == [0, 1, 2]
 
 
-def test_while_the_registry_is_away_nothing_is_lost_and_nothing_taken(shared):
-    """And then everybody has time to come back, however long it was away."""
-    dying, survivor = two(shared)
+def test_while_the_registry_is_away_for_long_nobody_works_and_then_everybody_its_own(shared):
+    """A lease that cannot be renewed is over: nobody knows who has it then."""
+    first, survivor = two(shared)
     with shared.away():
-        shared.pass_time(10 * GRACE_S, dying, survivor)
-        assert (dying.numbers, survivor.numbers) == ([0, 1], [2])
+        shared.pass_time(TTL_S - 1, first, survivor)
+        assert (first.numbers, survivor.numbers) == ([0, 1], [2])
+        shared.pass_time(10 * GRACE_S, first, survivor)
+        assert (first.numbers, survivor.numbers) == ([], [])
+        assert not any(is_locked(first, place) for place in (P0, P1))
+    shared.pass_time(TTL_S, first, survivor)
+    assert (first.numbers, survivor.numbers) == ([0, 1], [2])
+    shared.pass_time(2 * GRACE_S, first, survivor)
+    assert (first.numbers, survivor.numbers) == ([0, 1], [2])
+
+
+def test_after_the_registry_was_away_everybody_has_time_to_come_back(shared):
+    """However long it was."""
+    _, survivor = two(shared)
+    with shared.away():
+        shared.pass_time(10 * GRACE_S, survivor)
     shared.pass_time(GRACE_S - 2, survivor)
     assert survivor.numbers == [2]
-    shared.pass_time(60, dying, survivor)
-    assert (dying.numbers, survivor.numbers) == ([0, 1], [2])
+    shared.pass_time(2 * TTL_S, survivor)
+    assert survivor.numbers == [0, 1, 2]
+
+
+@pytest.mark.parametrize("error", [RegistryUnavailable("gone"), OSError(28, "No space left")])
+def test_what_fails_at_a_take_is_said_and_tried_again(shared, error):
+    """Nothing ends of it, and nobody has its lock meanwhile."""
+    mine = shared.survivor("a")
+    mine.start(P0)
+    shared.rob(P0).release([P0])
+
+    def failing(call):
+        if call == "acquire" and not mine.running:
+            raise error
+
+    mine.leases.before = failing
+    shared.clock.advance(TTL_S + 1)
+    with capture_logs() as told:
+        shared.pass_time(TTL_S, mine)
+    failed = [event for event in told if event["event"] == "takeover_failed"]
+    assert len(failed) == 3
+    assert {(event["topic"], event["log_level"]) for event in failed} == {(P0.topic, "warning")}
+    assert mine.numbers == []
+    assert not is_locked(mine, P0)
+    mine.leases.before = lambda call: None
+    shared.pass_time(TTL_S / 3, mine)
+    assert mine.numbers == [0]
 
 
 @pytest.mark.parametrize("what", ["damaged", "away"])
@@ -272,7 +310,9 @@ def test_what_is_ours_is_held_while_another_partition_is_waited_for(shared):
             if self.waited_s == 0.5:
                 dying.share()
 
-    waited_s = mine.start(P0, P1, patience=Patient(shared, Keeper(mine.claims), thief))
+    waited_s = mine.start(
+        P0, P1, patience=Patient(shared, Keeper(mine.claims, shared.clock), thief)
+    )
     assert waited_s == TTL_S + 0.5
     assert thief.tries > TTL_S
     assert mine.numbers == [0, 1]
@@ -290,7 +330,7 @@ def test_what_is_lost_while_another_partition_is_waited_for_is_left_by_the_first
                 assert thief.claim(P0)
             super().wait(seconds)
 
-    mine.start(P0, P1, patience=Still(shared, Keeper(mine.claims)))
+    mine.start(P0, P1, patience=Still(shared, Keeper(mine.claims, shared.clock)))
     assert mine.numbers == [0, 1]
     mine.share()
     assert mine.numbers == [1]
@@ -307,7 +347,7 @@ def test_what_is_ours_is_held_while_a_large_copy_is_brought(shared, monkeypatch)
         (snapshots / f"v1-{number}.snap").write_bytes(b"%d" % number)
     dying.holdings.save(P0)
     dying.die()
-    keeper, thief = Keeper(survivor.claims), Thief(shared, P2)
+    keeper, thief = Keeper(survivor.claims, shared.clock), Thief(shared, P2)
 
     class Slow:
         """Each file takes a quarter of a lease."""
