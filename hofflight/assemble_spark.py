@@ -161,9 +161,10 @@ class _Driver(NamedTuple):
             self.counts[place.stream], hashes,
         )  # fmt: skip
         # After a restart of the machine a mark says 0: what the topic begins with may be later.
-        mark = marked(self.holdings.log(place))
+        log = self.holdings.log(place)
+        mark = marked(log)
         offset = EARLIEST if mark is None else mark.next or EARLIEST
-        return start_query(spark, self.queries, place, answer_partition, assignment, offset)
+        return start_query(spark, self.queries, place, answer_partition, assignment, offset, log)
 
     def meter(self, period_s: float) -> Meter:
         """What reads how far all is."""

@@ -61,7 +61,7 @@ def set_aside(store: Store, stream: str, name: str) -> None:
     aside = store.path / "aside" / name
     while aside.exists():  # an older copy was all there was, and that is left again
         aside = aside.with_name(f"{aside.name}+")
-    for folder in reversed(FOLDERS):
+    for folder in FOLDERS:  # the log last: as long as it is here, the next start goes on with this
         path = store.path / folder / stream
         if path.exists():
             target = aside / folder / stream

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hofflight.errors import SettingsError
+from hofflight.eventlog.directory import whole_file
 from hofflight.spark_bridge.executor_side import OUTPUT_DDL
 
 if TYPE_CHECKING:
@@ -49,19 +50,26 @@ class QueryPlan:
 
 def start_query(
     spark: SparkSession, plan: QueryPlan, place: Place, function: Callable[..., Any],
-    assignment: object, starting_offset: int,
+    assignment: object, starting_offset: int, log: Path,
 ) -> StreamingQuery:  # fmt: skip
     """Start a partition's query where its checkpoint ends; without one at `starting_offset`.
 
-    function, assignment: what its workers call, by name, and with what.
+    function, assignment: what its workers call, by name, and with what. log: the folder of its log,
+    where it notes at which offset a checkpoint begins.
     """
     context: Any = spark.sparkContext
     context.environment.update(plan.environment)
     context.environment[_PLACE] = f"{place.topic}/{place.number}"
     # A mode of its own: Real-Time Mode does not go on from a checkpoint of micro-batches.
     checkpoint = f"{plan.checkpoint}/{plan.mode}/{place.stream}/{place.number}"
+    begun = log / f"begun-{plan.mode}"
     if drop_uncommitted(spark, checkpoint):
-        starting_offset = EARLIEST  # what was counted is answered from the log again
+        # What was counted is answered from the log again: nobody knows which answers have left.
+        starting_offset = _read_offset(begun)
+    else:
+        log.mkdir(parents=True, exist_ok=True)
+        with whole_file(begun) as fresh:
+            fresh.write_text(str(starting_offset))
     options = kafka_options(plan.kafka)
     source = (
         spark.readStream.format("kafka")
@@ -95,6 +103,14 @@ def start_query(
         sink = sink.trigger(processingTime="0 seconds")
     query: StreamingQuery = sink.start()
     return query
+
+
+def _read_offset(path: Path) -> int:
+    """The topic's begin where another host made the checkpoint."""
+    try:
+        return int(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return EARLIEST
 
 
 def _loaded(source: Any) -> Any:

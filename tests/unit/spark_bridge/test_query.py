@@ -1,5 +1,6 @@
 """What a query is told: our settings as Kafka's Java client takes them, and where it begins."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from hofflight.errors import SettingsError
 from hofflight.settings import KafkaSettings
 from hofflight.spark_bridge import query
+from hofflight.spark_bridge.executor_side import Place
 from hofflight.spark_bridge.query import drop_uncommitted, kafka_options, spark_url
 
 
@@ -190,3 +192,31 @@ def test_a_missing_connector_is_said_in_words_and_another_error_stays_what_it_is
         query._loaded(Source("Failed to find data source: kafka. Please deploy the application"))
     with pytest.raises(RuntimeError, match="disk"):
         query._loaded(Source("no disk"))
+
+
+class Chain:
+    """Spark's builders: whatever is called gives itself; options are kept."""
+
+    def __init__(self):
+        self.environment, self.kept = {}, {}
+
+    def __getattr__(self, _):
+        return self
+
+    def __call__(self, *arguments, **_):
+        if len(arguments) == 2:
+            self.kept[arguments[0]] = arguments[1]
+        return self
+
+
+@pytest.mark.parametrize("mode", ["realtime", "microbatch"])
+def test_a_checkpoint_that_is_begun_anew_begins_where_it_did(tmp_path, monkeypatch, mode):
+    """Answers of its first trigger may not have left; all before it have."""
+    plan = query.QueryPlan(KafkaSettings(), "file:///c", {}, mode)
+    place, log, found = Place("g.1", 3, "hof"), tmp_path / "log", []
+    for is_dropped, offset in [(True, 5), (False, 7), (True, 50), (True, 60), (False, 80)]:
+        monkeypatch.setattr(query, "drop_uncommitted", lambda *_, gone=is_dropped: gone)
+        spark = Chain()
+        query.start_query(spark, plan, place, print, None, offset, log)
+        found.append(json.loads(spark.kept["startingOffsets"])["hof.in.g.1"]["3"])
+    assert found == [query.EARLIEST, 7, 7, 7, 80]
