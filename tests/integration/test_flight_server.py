@@ -274,9 +274,9 @@ def test_drain_answers_what_is_under_way_and_refuses_new_streams():
                 idle.receive()
             assert json.loads(action(client, "health")) == {"status": "DRAINING"}
             options = flight.FlightCallOptions(timeout=5)
-            with (
-                Exchange(client, "echo", schema=None, options=options) as late,
+            with (  # the refusal may be there before the stream is
                 pytest.raises(flight.FlightUnavailableError, match="HOF-303"),
+                Exchange(client, "echo", schema=None, options=options) as late,
             ):
                 late.reader.read_chunk()
 
