@@ -45,8 +45,11 @@ if TYPE_CHECKING:
 
 _events = Events("hofflight.spark")
 _LOOK_S = 0.25
+_READ_S = 1.0
 _TOLD_S = 60.0
-_LINE_S = 5.0
+# How old the topics' ends may be by which a terminal, and a line of the log, say what is behind.
+_LINE_ENDS_S = 5.0
+_LOG_ENDS_S = 15.0
 
 
 def run_spark(
@@ -83,18 +86,22 @@ def run_spark(
         stack.callback(application.stop)
         stack.enter_context(_sealing(path, driver))
         meter = stack.enter_context(
-            contextlib.closing(driver.meter(_TOLD_S if progress is None else _LINE_S))
+            contextlib.closing(driver.meter(_LOG_ENDS_S if progress is None else _LINE_ENDS_S))
         )
         ready({"groups": list(names), "partitions": sorted({p.number for p in mine.places})})
-        told_s = driver.clock.monotonic_s()
+        read_s = told_s = driver.clock.monotonic_s()
         while not stop.wait(_LOOK_S):
             mine.share(application, driver.wanted, driver.others)
             application.look()
+            now_s = driver.clock.monotonic_s()
+            if now_s - read_s < _READ_S:
+                continue
+            read_s = now_s
             found = meter.read(mine.places, application.restarts)
             if progress is not None:
                 progress(found)
-            if driver.clock.monotonic_s() - told_s >= _TOLD_S:
-                told_s += _TOLD_S
+            if now_s - told_s >= _TOLD_S:
+                told_s = now_s
                 _events.info("progress", **found._asdict())
 
 

@@ -101,9 +101,10 @@ def modules_of(names: Sequence[str], engine: Engine) -> str:
     Raises: SettingsError (HOF-601), one was declared where no other process can import it.
     """
     loaded = {(v.group, v.group_version) for v in engine.views()}
+    records = engine.registry.groups()
     found = []
     for name in names:
-        versions = [record for record in engine.registry.groups() if record.name == name]
+        versions = [record for record in records if record.name == name]
         here = [record for record in versions if (name, record.version) in loaded]
         found += [_declared_in(record, engine) for record in here]
         if not here:

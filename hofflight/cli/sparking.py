@@ -22,7 +22,20 @@ if TYPE_CHECKING:
     from hofflight.spark_bridge.plan import SparkPlan
     from hofflight.spark_bridge.progress import Progress
 
-_LINE_S = 1.0
+Checkpoint = Annotated[
+    str,
+    typer.Option(
+        metavar="URL",
+        help="A folder or object store for offsets and copies of logs; in --store, without.",
+    ),
+]
+Takeover = Annotated[
+    str,
+    typer.Option(
+        metavar="DURATION",
+        help="Also take partitions that no application has worked for so long, 1m say.",
+    ),
+]
 
 
 def spark(
@@ -45,20 +58,8 @@ def spark(
     master: Annotated[
         str, typer.Option(metavar="URL", help="Spark's master; this machine, where left out.")
     ] = "",
-    checkpoint: Annotated[
-        str,
-        typer.Option(
-            metavar="URL",
-            help="A folder or object store for offsets and copies of logs; in --store, without.",
-        ),
-    ] = "",
-    takeover: Annotated[
-        str,
-        typer.Option(
-            metavar="DURATION",
-            help="Also take partitions that no application has worked for so long, 1m say.",
-        ),
-    ] = "",
+    checkpoint: Checkpoint = "",
+    takeover: Takeover = "",
     conf: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A setting of Spark's own.")
     ] = None,
@@ -170,8 +171,6 @@ class _Line:
 
     def __call__(self, found: Progress) -> None:
         now_s = time.monotonic()
-        if now_s - self._at_s < _LINE_S:
-            return
         rate = 0.0 if self._rows is None else (found.rows - self._rows) / (now_s - self._at_s)
         self._rows, self._at_s = found.rows, now_s
         lag = "unknown" if found.lag is None else f"{found.lag:,}"

@@ -26,6 +26,7 @@ from pyarrow import fs
 
 from hofflight.errors import BackupUnavailable, StoreFormat
 from hofflight.eventlog.backup_files import (
+    BLOCK_BYTES,
     DIGEST_BYTES,
     FOLDERS,
     Piece,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 _events = Events("hofflight.eventlog")
 FORMAT: Final = 1
 _KEPT: Final = 2
-_BLOCK: Final = 1 << 20
 # Also one that was not escaped, as keys of S3 have a slash.
 _SECRET: Final = re.compile(r"//[^/:@\s]*(:\S*)?@")
 _NUMBER: Final = re.compile(r"manifest-([0-9]{20})\.json")
@@ -193,7 +193,7 @@ class Backup:
                 except FileNotFoundError:
                     raise _Damaged(f"a piece of {path.name} is missing") from None
                 with source:
-                    while block := source.read(_BLOCK):
+                    while block := source.read(BLOCK_BYTES):
                         seen.update(block)
                         file.write(block)
                 if seen.hexdigest() != piece.object:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
+from hofflight import limits
 from hofflight.errors import StoreFormat
 from hofflight.eventlog.directory import sync_path, whole_file
 from hofflight.eventlog.frames import frames_of
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 # The log comes last: a store that has one is restored.
 FOLDERS: Final = ("snapshots", "sealed", "log")
 DIGEST_BYTES: Final = 20
-_BLOCK: Final = 1 << 20
+BLOCK_BYTES: Final = limits.MIB
 _TRIES: Final = 5
+_SUFFIXES: Final = {".log", ".snap", ".parquet", ".json"}
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True):
@@ -107,9 +109,8 @@ def _link_all(root: Path, folder: str, still: Path) -> list[Path]:
     manifest = root / folder / "manifest.json"
     # First: what it names is there already. A seal may publish another one while we look.
     found = [_link(manifest, root, still)] if manifest.exists() else []
-    for path in sorted((root / folder).rglob("*")):
-        if path.suffix in {".log", ".snap", ".parquet", ".json"} and path.is_file():
-            found += [_link(path, root, still)] if path != manifest else []
+    others = [path for path in sorted((root / folder).rglob("*")) if path != manifest]
+    found += [_link(p, root, still) for p in others if p.suffix in _SUFFIXES and p.is_file()]
     return found
 
 
@@ -171,6 +172,6 @@ def blocks(path: Path, begin: int, end: int) -> Iterator[bytes]:
     """The bytes of a piece, a MiB at a time."""
     with path.open("rb") as file:
         file.seek(begin)
-        while begin < end and (block := file.read(min(_BLOCK, end - begin))):
+        while begin < end and (block := file.read(min(BLOCK_BYTES, end - begin))):
             begin += len(block)
             yield block

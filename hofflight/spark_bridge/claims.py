@@ -11,7 +11,7 @@ import secrets
 import socket
 import threading
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hofflight.clock import Clock
-    from hofflight.features.leases import Lease
+    from hofflight.features.leases import Leases
     from hofflight.spark_bridge.executor_side import Place
 
 _events = Events("hofflight.spark")
@@ -33,22 +33,6 @@ _RENEWALS: Final = 3
 # Longer than Spark takes to start, or a large copy to come.
 _HANGS_S: Final = 600.0
 _SOON_S: Final = 1.0
-
-
-class Leases(Protocol):
-    """The part of the registry's leases that claims need; as in `features.leases`."""
-
-    def acquire(self, topics: Sequence[str], instance: str, epoch: int, ttl_us: int) -> str | None:
-        """Take the first that nobody else holds; whoever has it already holds it for longer."""
-        ...
-
-    def release(self, topic: str, epoch: int) -> None:
-        """Give it back."""
-        ...
-
-    def held(self) -> list[Lease]:
-        """Those that have not run out."""
-        ...
 
 
 class Holder(NamedTuple):

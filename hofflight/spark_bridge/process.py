@@ -38,10 +38,11 @@ class SparkProcess:
 
     def __init__(
         self, groups: Sequence[str], command: Sequence[str], environment: Mapping[str, str], *,
-        start_s: float = _START_S, stop_s: float = _STOP_S,
+        start_s: float = _START_S, stop_s: float = _STOP_S, end_s: float = _END_S,
     ) -> None:  # fmt: skip
         self.groups = tuple(groups)
         self._stop_s = stop_s
+        self._end_s = end_s
         self._is_stopping = False
         self._ready = threading.Event()
         self._said: deque[str] = deque(maxlen=_LAST_LINES)
@@ -93,7 +94,7 @@ class SparkProcess:
         # In good order; then at once, as a second signal means to `hof spark`; then without it.
         for end, patience_s in (
             (process.terminate, self._stop_s),
-            (process.terminate, _END_S),
+            (process.terminate, self._end_s),
             (process.kill, None),
         ):
             end()
@@ -102,7 +103,7 @@ class SparkProcess:
                 break
         assert process.stdin is not None
         process.stdin.close()
-        self._reader.join(_END_S)
+        self._reader.join(self._end_s)
 
     def _wait_until_ready(self, start_s: float) -> None:
         end_s = time.monotonic() + start_s
@@ -125,7 +126,7 @@ class SparkProcess:
                         sys.stderr.write(line)
 
     def _failed(self) -> HofError:
-        self._reader.join(_END_S)  # its last words may still be on their way
+        self._reader.join(self._end_s)  # its last words may still be on their way
         said = "".join(self._said)
         code = self.exit_code
         return read_error(said) or WorkerStopped(f"hof spark ended with {code}{self._tail()}")

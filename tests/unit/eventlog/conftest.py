@@ -41,3 +41,13 @@ def open_log(tmp_path):
     for log, sync in opened:
         sync.stop()
         log.close()
+
+
+@pytest.fixture
+def host(tmp_path):
+    """A store with a log that is copied."""
+    from tests.unit.eventlog.copies import Host  # which makes its entries by what is above
+
+    host = Host(tmp_path / "host", tmp_path / "copies")
+    yield host
+    host.close()

@@ -13,6 +13,9 @@ from hofflight.settings import LogSettings
 from tests.unit.eventlog.conftest import make_entry
 
 STREAM = "g.1"
+SNAPSHOT = "snapshots/g.1/v1-0000000000000000010.snap"
+SEALED = "sealed/g.1/version=1/day=2026-01-01/1-10.parquet"
+MANIFEST = "sealed/g.1/manifest.json"
 
 
 class Unsynced:

@@ -12,18 +12,16 @@ from hofflight.eventlog.backup import Backup
 from hofflight.eventlog.frames import frames_of
 from hofflight.eventlog.local import LogReader
 from tests.unit.eventlog.conftest import make_entry
-from tests.unit.eventlog.copies import STREAM, Host, Restless, content, numbers
-
-SNAPSHOT = "snapshots/g.1/v1-0000000000000000010.snap"
-SEALED = "sealed/g.1/version=1/day=2026-01-01/1-10.parquet"
-MANIFEST = "sealed/g.1/manifest.json"
-
-
-@pytest.fixture
-def host(tmp_path):
-    host = Host(tmp_path / "host", tmp_path / "copies")
-    yield host
-    host.close()
+from tests.unit.eventlog.copies import (
+    MANIFEST,
+    SEALED,
+    SNAPSHOT,
+    STREAM,
+    Host,
+    Restless,
+    content,
+    numbers,
+)
 
 
 def again(host):

@@ -10,18 +10,9 @@ from structlog.testing import capture_logs
 from hofflight.errors import BackupUnavailable, LogCorrupt, StoreFormat
 from hofflight.eventlog import backup
 from hofflight.eventlog.backup import Backup
-from tests.unit.eventlog.copies import STREAM, Failing, Host, content, crashed
+from tests.unit.eventlog.copies import SEALED, SNAPSHOT, STREAM, Failing, Host, content, crashed
 
-SNAPSHOT = "snapshots/g.1/v1-0000000000000000010.snap"
-SEALED = "sealed/g.1/version=1/day=2026-01-01/1-10.parquet"
 PASSED_OVER = {("copy_passed_over", "warning", "g.1")}
-
-
-@pytest.fixture
-def host(tmp_path):
-    host = Host(tmp_path / "host", tmp_path / "copies")
-    yield host
-    host.close()
 
 
 @pytest.fixture

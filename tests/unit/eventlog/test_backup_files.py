@@ -13,18 +13,7 @@ from hofflight.eventlog import backup
 from hofflight.eventlog.backup import Backup
 from hofflight.eventlog.backup_files import origin_of, set_aside
 from hofflight.eventlog.store import Store
-from tests.unit.eventlog.copies import STREAM, Failing, Host, content, numbers
-
-SNAPSHOT = "snapshots/g.1/v1-0000000000000000010.snap"
-MANIFEST = "sealed/g.1/manifest.json"
-
-
-@pytest.fixture
-def host(tmp_path):
-    host = Host(tmp_path / "host", tmp_path / "copies")
-    yield host
-    host.close()
-
+from tests.unit.eventlog.copies import MANIFEST, SNAPSHOT, STREAM, Failing, content, numbers
 
 # --- whose log it is ------------------------------------------------------------------------------
 

@@ -10,10 +10,7 @@ from structlog.testing import capture_logs
 
 from hofflight.eventlog.backup_files import origin_of
 from tests.unit.eventlog.conftest import make_entry
-from tests.unit.eventlog.copies import Host, content, numbers
-
-SNAPSHOT = "snapshots/g.1/v1-0000000000000000010.snap"
-SEALED = "sealed/g.1/version=1/day=2026-01-01/1-10.parquet"
+from tests.unit.eventlog.copies import SEALED, SNAPSHOT, Host, content, numbers
 
 
 @pytest.fixture

@@ -8,13 +8,6 @@ from hofflight.eventlog.backup import Backup
 from tests.unit.eventlog.copies import STREAM, Host, numbers
 
 
-@pytest.fixture
-def host(tmp_path):
-    host = Host(tmp_path / "host", tmp_path / "copies")
-    yield host
-    host.close()
-
-
 def filled(host):
     host.append(30)
     return host

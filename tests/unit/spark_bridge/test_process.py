@@ -141,8 +141,7 @@ def test_whoever_waits_hears_nothing_bad_of_one_that_was_stopped():
 
 
 @pytest.mark.parametrize("hears", ["second", "none"])
-def test_one_that_does_not_stop_is_made_to(hears, monkeypatch):
-    monkeypatch.setattr("hofflight.spark_bridge.process._END_S", 0.5)
+def test_one_that_does_not_stop_is_made_to(hears):
     running = started(f"""
         def first(*_):
             signal.signal(signal.SIGTERM, second)
@@ -153,7 +152,7 @@ def test_one_that_does_not_stop_is_made_to(hears, monkeypatch):
         ready()
         while True:
             time.sleep(0.01)
-        """, stop_s=0.2)  # fmt: skip
+        """, stop_s=0.2, end_s=0.5)  # fmt: skip
     running.stop()
     assert running.exit_code == (1 if hears == "second" else -signal.SIGKILL)
 
